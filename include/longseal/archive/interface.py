@@ -1,0 +1,52 @@
+"""The seam between Longseal and where evidence is kept for years."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What the archive knows of one object.
+
+    :param key: name below the archive's root, with ``/`` between parts
+    :param size: bytes
+    :param sha256: hex digest of the content
+    :param version: the store's version id, where it has versions
+    :param retain_until: until when the store refuses deletion; None where nothing is promised
+    :param fresh: True where this very call wrote the object
+    """
+
+    key: str
+    size: int
+    sha256: str
+    version: str | None = None
+    retain_until: datetime | None = None
+    fresh: bool = False
+
+
+class Archive(Protocol):
+    """Write-once storage. Nothing is ever overwritten; names are checked on every call."""
+
+    def put(self, key: str, data: bytes, retain_until: datetime | None = None) -> Stored:
+        """Store ``data`` under ``key`` unless the same bytes are there already.
+
+        :raises ConflictError: other bytes have that name
+        :raises ArchiveError: the store could not be reached or refused the write
+        """
+
+    def get(self, key: str, limit: int | None = None) -> bytes:
+        """The bytes under ``key``, read whole.
+
+        :param limit: most bytes accepted; more is a :class:`~longseal.errors.MalformedError`
+        :raises ArchiveError: nothing is there, or it could not be read
+        """
+
+    def stat(self, key: str) -> Stored | None:
+        """What is stored under ``key``; None where nothing is."""
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Every key that begins with ``prefix``, sorted."""

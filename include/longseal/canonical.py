@@ -1,0 +1,158 @@
+"""Digests, canonical JSON and times: the spellings that everything stored agrees on.
+
+Canonical JSON is RFC 8785 narrowed as the design asks: ASCII keys, no floats, only valid Unicode.
+JSON from outside goes through :func:`parse_json`, which bounds size and depth and refuses duplicate
+keys, so that two readers of the same bytes cannot see two documents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import rfc8785
+
+from longseal.errors import MalformedError
+
+MAX_JSON_BYTES: Final = 16 * 1024 * 1024
+"""Largest JSON document read from outside, in bytes; an attestation above it is quarantined."""
+
+MAX_JSON_DEPTH: Final = 64
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+def sha256_hex(data: bytes) -> str:
+    """SHA-256 of ``data`` in lower-case hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_of(data: bytes) -> str:
+    """The OCI digest of ``data``: ``sha256:`` and lower-case hex."""
+    return f"sha256:{sha256_hex(data)}"
+
+
+def digest_set(data: bytes) -> dict[str, str]:
+    """The in-toto digest set that every subject of a Longseal statement carries."""
+    return {"sha256": sha256_hex(data), "sha512": hashlib.sha512(data).hexdigest()}
+
+
+def is_digest(text: str) -> bool:
+    """Whether ``text`` is a well-formed ``sha256:`` digest, the one algorithm stored here."""
+    return _DIGEST.fullmatch(text) is not None
+
+
+def hex_of(digest: str) -> str:
+    """The hex part of a ``sha256:`` digest.
+
+    :raises MalformedError: when ``digest`` is of another form
+    """
+    if not is_digest(digest):
+        raise MalformedError(f"expected a digest sha256:<64 hex digits>, found {digest[:80]!r}")
+    return digest.removeprefix("sha256:")
+
+
+def canonical_json(value: object) -> bytes:
+    """``value`` as RFC 8785 JSON without a newline.
+
+    :raises MalformedError: for floats, keys that are not ASCII, or text that is not valid Unicode
+    """
+    _refuse_unrepeatable(value)
+    try:
+        return rfc8785.dumps(value)  # type: ignore[arg-type]
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError) as err:
+        raise MalformedError(f"cannot be written as RFC 8785 JSON: {err}") from err
+
+
+def _refuse_unrepeatable(value: object) -> None:
+    if isinstance(value, float):
+        raise MalformedError("floats have no place in canonical JSON: write an integer or a string")
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as err:
+            raise MalformedError(f"text is not valid Unicode: {value[:40]!a}") from err
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str) or not key.isascii():
+                raise MalformedError(f"keys of canonical JSON are ASCII, found {str(key)[:40]!a}")
+            _refuse_unrepeatable(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _refuse_unrepeatable(item)
+
+
+def parse_json(data: bytes, what: str, limit: int = MAX_JSON_BYTES) -> Any:
+    """Parse JSON from outside, bounded before it is parsed.
+
+    :param what: what the bytes are meant to be, for the message
+    :param limit: most bytes accepted
+    :raises MalformedError: too large, too deep, not UTF-8, not JSON, or a key given twice
+    """
+    if len(data) > limit:
+        raise MalformedError(f"{what} has {len(data)} bytes, more than the {limit} allowed")
+    if _nesting(data) > MAX_JSON_DEPTH:
+        raise MalformedError(f"{what} nests deeper than {MAX_JSON_DEPTH} levels")
+    try:
+        return json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as err:
+        raise MalformedError(f"{what} is not JSON: {err}") from err
+
+
+def parse_object(data: bytes, what: str, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """:func:`parse_json` for a document that must be an object."""
+    value = parse_json(data, what, limit)
+    if not isinstance(value, dict):
+        raise MalformedError(f"{what} is not a JSON object but {type(value).__name__}")
+    return value
+
+
+_STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{\]}]', re.DOTALL)
+
+
+def _nesting(data: bytes) -> int:
+    depth = deepest = 0
+    for match in _STRUCTURE.finditer(data):
+        token = match[0]
+        if token in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif token in b"]}":
+            depth -= 1
+    return deepest
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is given twice")
+    return found
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is not JSON")
+
+
+def timestamp(moment: datetime) -> str:
+    """``moment`` as RFC 3339 in UTC with whole seconds, ``2026-10-31T23:59:59Z``."""
+    if moment.tzinfo is None:
+        raise MalformedError("a time without a zone cannot be stored: give one in UTC")
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def parse_timestamp(text: str) -> datetime:
+    """The inverse of :func:`timestamp`; takes any RFC 3339 offset.
+
+    :raises MalformedError: when ``text`` is no such time
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as err:
+        raise MalformedError(f"expected an RFC 3339 time, found {text[:40]!r}") from err
+    if moment.tzinfo is None:
+        raise MalformedError(f"expected a time with a zone, found {text[:40]!r}")
+    return moment.astimezone(UTC)
