@@ -1,0 +1,1 @@
+"""Where evidence is kept for years: write-once stores, leaves, and packs of evidence."""

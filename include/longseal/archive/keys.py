@@ -1,0 +1,42 @@
+"""Names in the archive: one grammar for every store, so that what fits one fits all.
+
+Lower case only, because some file systems fold case; no part begins with a dot, so that a
+directory's own helper files can.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from longseal.errors import MalformedError
+
+MAX_KEY: Final = 512
+"""Longest key, in bytes."""
+
+_PART = r"[a-z0-9_-][a-z0-9._-]{0,199}"
+_KEY = re.compile(rf"{_PART}(/{_PART})*")
+_PREFIX = re.compile(rf"({_PART}/)*({_PART})?")
+
+
+def check_key(key: str) -> str:
+    """``key``, when it is a well-formed name.
+
+    :raises MalformedError: when it is not
+    """
+    if len(key) > MAX_KEY or _KEY.fullmatch(key) is None:
+        raise MalformedError(
+            f"expected an archive key of parts [a-z0-9._-] between single slashes, no part with a "
+            f"dot first, {MAX_KEY} bytes at most, found {key[:120]!a}"
+        )
+    return key
+
+
+def check_prefix(prefix: str) -> str:
+    """``prefix``, when some key can begin with it.
+
+    :raises MalformedError: when none can
+    """
+    if len(prefix) > MAX_KEY or _PREFIX.fullmatch(prefix) is None:
+        raise MalformedError(f"no archive key begins with {prefix[:120]!a}")
+    return prefix
