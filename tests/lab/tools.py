@@ -1,0 +1,138 @@
+"""The laboratory's binaries: stock tools at pinned versions, kept outside the checkout.
+
+`python -m tests.lab tools` builds what is missing, about seven minutes on two cores the first time.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.lab.processes import LabError
+
+MODULES = {
+    "cosign": "github.com/sigstore/cosign/v3/cmd/cosign@v3.1.3",
+    "fulcio": "github.com/sigstore/fulcio@v1.8.8",
+    "posix": "github.com/sigstore/rekor-tiles/v2/cmd/rekor-server/posix@v2.2.0",
+    "timestamp-server": "github.com/sigstore/timestamp-authority/v2/cmd/timestamp-server@v2.1.2",
+    "registry": "github.com/distribution/distribution/v3/cmd/registry@v3.1.2",
+    "oras": "oras.land/oras/cmd/oras@v1.3.6",
+    "regctl": "github.com/regclient/regclient/cmd/regctl@v0.11.7",
+    "regsync": "github.com/regclient/regclient/cmd/regsync@v0.11.7",
+    "crane": "github.com/google/go-containerregistry/cmd/crane@v0.22.1",
+    "versitygw": "github.com/versity/versitygw/cmd/versitygw@v1.8.0",
+}
+PACKAGES = {
+    "docker-registry": Path("/usr/bin/docker-registry"),
+    "softhsm2": Path("/usr/lib/softhsm/libsofthsm2.so"),
+}
+GO_ENVIRONMENT = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOTOOLCHAIN": "auto"}
+REFREGISTRY = Path(__file__).parent / "refregistry"
+
+
+def folder() -> Path:
+    """`LONGSEAL_LAB_BIN`, else a folder of the user's cache named after the pins."""
+    if chosen := os.environ.get("LONGSEAL_LAB_BIN"):
+        return Path(chosen)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    pins = hashlib.sha256("\n".join(MODULES.values()).encode()).hexdigest()[:12]
+    return cache / "longseal-lab" / pins
+
+
+def tool(name: str) -> str:
+    """The path of a binary, `refregistry` and the Debian packages' own included.
+
+    :raises LabError: when it is not there, naming the command that makes it.
+    """
+    path = PACKAGES.get(name) or folder() / _filename(name)
+    if not path.exists():
+        raise LabError(f"{name} is not installed at {path}: run `python -m tests.lab tools`")
+    return str(path)
+
+
+def missing() -> list[str]:
+    """The Go-built binaries that are not there yet."""
+    return [name for name in [*MODULES, "refregistry"] if not (folder() / _filename(name)).exists()]
+
+
+def install() -> None:
+    """Build and install whatever is missing; safe to run twice, and at the same time.
+
+    :raises LabError: when Go or `apt-get` is missing or a build failed.
+    """
+    target = folder()
+    target.mkdir(parents=True, exist_ok=True)
+    with _locked(target / ".lock"):
+        for name, path in PACKAGES.items():
+            with _reported(name, path.exists()) as wanted:
+                if wanted:
+                    _install_package(name)
+        absent = missing()
+        if absent and not shutil.which("go"):
+            raise LabError(f"Go 1.26 or later is needed to build {', '.join(absent)}")
+        for name in [*MODULES, "refregistry"]:
+            with _reported(name, name not in absent) as wanted:
+                if wanted:
+                    _build(name, target)
+
+
+def _filename(name: str) -> str:
+    if name != "refregistry":
+        return name
+    files = ("go.mod", "go.sum", "main.go")
+    sources = b"".join((REFREGISTRY / file).read_bytes() for file in files)
+    return f"refregistry-{hashlib.sha256(sources).hexdigest()[:8]}"
+
+
+def _build(name: str, target: Path) -> None:
+    fresh = target / ".building"
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()
+    if name == "refregistry":
+        argv, where = ["go", "build", "-trimpath", "-o", str(fresh / name), "."], REFREGISTRY
+    else:
+        argv, where = ["go", "install", MODULES[name]], fresh
+    _run(argv, where, GO_ENVIRONMENT | {"GOBIN": str(fresh)})
+    (fresh / name).rename(target / _filename(name))
+    fresh.rmdir()
+
+
+def _install_package(name: str) -> None:
+    if not shutil.which("apt-get"):
+        raise LabError(f"apt-get is needed to install {name}")
+    # At run level 1 Debian starts no service that it installs.
+    environment = {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    root = [] if os.geteuid() == 0 else ["sudo", "-n", "-E"]
+    install = [*root, "apt-get", "install", "-qq", "--no-install-recommends", name]
+    try:
+        _run(install, Path("/"), environment)
+    except LabError:
+        _run([*root, "apt-get", "update", "-qq"], Path("/"), environment)
+        _run(install, Path("/"), environment)
+
+
+def _run(argv: list[str], where: Path, environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        argv, cwd=where, env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise LabError(f"`{' '.join(argv)}` failed:\n{done.stderr[-2000:]}")
+
+
+@contextmanager
+def _reported(name: str, present: bool) -> Iterator[bool]:
+    started = time.monotonic()
+    yield not present
+    print(f"{name}: {'present' if present else f'{time.monotonic() - started:.0f} s'}", flush=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
