@@ -1,0 +1,1 @@
+"""Judging what was found: Sigstore verification, trust material, and the organisation's policy."""

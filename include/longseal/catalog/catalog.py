@@ -1,0 +1,340 @@
+"""Questions to the catalog and changes of it, one method each."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Select,
+    create_engine,
+    delete,
+    event,
+    func,
+    inspect,
+    make_url,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
+from sqlalchemy.orm import Session
+
+from longseal.catalog.models import (
+    Base,
+    Delivery,
+    Evidence,
+    Image,
+    ImageStatement,
+    Pack,
+    Seal,
+)
+from longseal.errors import SettingsError
+
+HEAD: Final = "0001"
+"""The newest migration; a catalog at it is opened without loading Alembic."""
+
+_BATCH = 500
+
+Row = TypeVar("Row", bound=Base)
+Item = TypeVar("Item")
+
+
+class Catalog:
+    """What is known about images, evidence, packs, seals and deliveries."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @classmethod
+    def open(cls, url: str) -> Catalog:
+        """Connect, and bring the tables to the newest migration.
+
+        :param url: SQLAlchemy URL; ``sqlite:///…`` or ``postgresql+psycopg://…``
+        :raises SettingsError: naming ``catalog``, when the database cannot be used
+        """
+        try:
+            target = make_url(url)
+            if target.get_backend_name() == "sqlite" and target.database:
+                Path(target.database).parent.mkdir(parents=True, exist_ok=True)
+            engine = create_engine(target)
+            if engine.dialect.name == "sqlite":
+                event.listen(engine, "connect", _tune_sqlite)
+            _migrate(engine)
+        except (ArgumentError, NoSuchModuleError, OSError) as err:
+            raise SettingsError("catalog", f"not a database that can be used: {err}") from err
+        except OperationalError as err:
+            reason = str(err.orig).strip().partition("\n")[0]
+            raise SettingsError("catalog", f"the database does not answer: {reason}") from err
+        return cls(engine)
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """A transaction: committed at the end, rolled back on any error."""
+        with Session(self._engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    # -- harvest -----------------------------------------------------------------------------
+
+    def known_manifests(
+        self, source: str, repository: str, images: Collection[str]
+    ) -> dict[str, set[str]]:
+        """By image, the attachments whose evidence is safe in the archive already."""
+        known: dict[str, set[str]] = {}
+        with self.session() as session:
+            for part in _parts(sorted(images)):
+                rows = session.execute(
+                    select(Evidence.image, Evidence.manifest)
+                    .join(Pack, Pack.digest == Evidence.pack)
+                    .where(
+                        Evidence.source == source,
+                        Evidence.repository == repository,
+                        Evidence.image.in_(part),
+                        Pack.state == "stored",
+                    )
+                )
+                for image, manifest in rows:
+                    known.setdefault(image, set()).add(manifest)
+        return known
+
+    def records(self, source: str, repository: str, images: Collection[str]) -> dict[str, str]:
+        """By image, the completeness record of the last search."""
+        with self.session() as session:
+            return {
+                digest: record
+                for part in _parts(sorted(images))
+                for digest, record in session.execute(
+                    select(Image.digest, Image.record).where(
+                        Image.source == source,
+                        Image.repository == repository,
+                        Image.digest.in_(part),
+                    )
+                )
+            }
+
+    def record_images(self, images: Sequence[dict[str, Any]]) -> None:
+        """Note how the search for each image's attestations ended; columns of :class:`Image`."""
+        self._upsert(Image, images, ("source", "repository", "digest"))
+
+    def claim_pack(self, pack: dict[str, Any], evidence: Sequence[dict[str, Any]]) -> None:
+        """Note what a pack will hold, before it is written.
+
+        Evidence whose pack is stored keeps its place; evidence of a claim that never came to be
+        moves over. So two harvests of one registry at once do no harm.
+        """
+        with self.session() as session:
+            session.execute(self._insert(Pack).values(pack).on_conflict_do_nothing())
+            lost = select(Pack.digest).where(Pack.state == "claimed")
+            for part in _parts(evidence):
+                statement = self._insert(Evidence).values([{**row} for row in part])
+                excluded = {
+                    name: statement.excluded[name]
+                    for name in part[0]
+                    if name not in ("source", "repository", "image", "manifest", "bundle")
+                }
+                session.execute(
+                    statement.on_conflict_do_update(
+                        index_elements=["source", "repository", "image", "manifest", "bundle"],
+                        set_=excluded,
+                        where=Evidence.pack.in_(lost),
+                    )
+                )
+
+    def mark_stored(self, digest: str) -> None:
+        """The archive has this pack."""
+        with self.session() as session:
+            session.execute(update(Pack).where(Pack.digest == digest).values(state="stored"))
+
+    def claimed_packs(self) -> list[str]:
+        """Packs that were claimed and not yet seen in the archive."""
+        with self.session() as session:
+            return list(
+                session.scalars(
+                    select(Pack.digest).where(Pack.state == "claimed").order_by(Pack.digest)
+                )
+            )
+
+    # -- reseal ------------------------------------------------------------------------------
+
+    def unsealed(self, before: datetime | None) -> list[Evidence]:
+        """Evidence of every verdict that no seal covers, signed before ``before``."""
+        query = (
+            select(Evidence)
+            .join(Pack, Pack.digest == Evidence.pack)
+            .where(Evidence.seal.is_(None), Pack.state == "stored")
+            .order_by(Evidence.leaf)
+        )
+        if before is not None:
+            query = query.where(Evidence.signed_at < before)
+        return self._all(query)
+
+    def images_of(self, evidence: Iterable[Evidence]) -> list[Image]:
+        """The images that ``evidence`` hangs on, with their records."""
+        keys = {(row.source, row.repository, row.image) for row in evidence}
+        found: list[Image] = []
+        with self.session() as session:
+            for part in _parts(sorted({key[2] for key in keys})):
+                found += [
+                    row
+                    for row in session.scalars(select(Image).where(Image.digest.in_(part)))
+                    if (row.source, row.repository, row.digest) in keys
+                ]
+        return sorted(found, key=lambda row: (row.source, row.repository, row.digest))
+
+    def add_seal(self, seal: Seal, leaves: Collection[str]) -> None:
+        """Note a published seal and the evidence that it covers, by leaf hash."""
+        with self.session() as session:
+            session.merge(seal)
+            session.flush()
+            for part in _parts(sorted(leaves)):
+                session.execute(
+                    update(Evidence).where(Evidence.leaf_hash.in_(part)).values(seal=seal.sequence)
+                )
+
+    def seals(self) -> list[Seal]:
+        """Every published seal, oldest first."""
+        return self._all(select(Seal).order_by(Seal.sequence))
+
+    def add_image_statements(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Note attached image statements; columns of :class:`ImageStatement`."""
+        self._upsert(ImageStatement, rows, ("source", "repository", "image", "seal"))
+
+    def image_statements(self, images: Collection[str] | None = None) -> list[ImageStatement]:
+        """Attached image statements, oldest seal first."""
+        query = select(ImageStatement).order_by(ImageStatement.seal, ImageStatement.id)
+        if images is None:
+            return self._all(query)
+        found: list[ImageStatement] = []
+        for part in _parts(sorted(images)):
+            found += self._all(query.where(ImageStatement.image.in_(part)))
+        return found
+
+    def drop_image_statement(self, row_id: int) -> None:
+        """The statement is no longer attached."""
+        with self.session() as session:
+            session.execute(delete(ImageStatement).where(ImageStatement.id == row_id))
+
+    # -- retention, mirror, questions --------------------------------------------------------
+
+    def prunable(self, before: datetime) -> list[Evidence]:
+        """Sealed evidence signed before ``before`` whose registry copy is still there."""
+        return self._all(
+            select(Evidence)
+            .join(Pack, Pack.digest == Evidence.pack)
+            .where(
+                Evidence.seal.is_not(None),
+                Evidence.tombstone.is_(None),
+                Evidence.signed_at < before,
+                Pack.state == "stored",
+            )
+            .order_by(Evidence.id)
+        )
+
+    def bury(self, evidence: Collection[int], deletion: str) -> None:
+        """The registry's copies of ``evidence`` are gone, under this deletion statement."""
+        with self.session() as session:
+            for part in _parts(sorted(evidence)):
+                session.execute(
+                    update(Evidence).where(Evidence.id.in_(part)).values(tombstone=deletion)
+                )
+
+    def evidence(self, **equal: str) -> list[Evidence]:
+        """Evidence whose columns have the values given, for example ``image=…``."""
+        return self._all(select(Evidence).filter_by(**equal).order_by(Evidence.id))
+
+    def images(self, source: str | None = None) -> list[Image]:
+        """Every image seen, by source, repository and digest."""
+        query = select(Image).order_by(Image.source, Image.repository, Image.digest)
+        return self._all(query if source is None else query.where(Image.source == source))
+
+    def counts(self) -> dict[str, int]:
+        """How much evidence there is, by verdict."""
+        with self.session() as session:
+            rows = session.execute(
+                select(Evidence.verdict, func.count()).group_by(Evidence.verdict)
+            )
+            return {row[0]: row[1] for row in rows}
+
+    def add_delivery(self, delivery: Delivery) -> None:
+        """Note a transfer to a site."""
+        with self.session() as session:
+            session.add(delivery)
+
+    def deliveries(self, site: str) -> list[Delivery]:
+        """Transfers to ``site``, oldest first."""
+        return self._all(select(Delivery).filter_by(site=site).order_by(Delivery.sequence))
+
+    # ----------------------------------------------------------------------------------------
+
+    def _all(self, query: Select[Row]) -> list[Row]:
+        with self.session() as session:
+            rows: list[Row] = list(session.scalars(query))
+            session.expunge_all()
+            return rows
+
+    def _insert(self, table: type[Base]) -> Any:
+        dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
+        return dialect.insert(table)
+
+    def _upsert(
+        self, table: type[Base], rows: Sequence[dict[str, Any]], key: tuple[str, ...]
+    ) -> None:
+        with self.session() as session:
+            for part in _parts(rows):
+                statement = self._insert(table).values([dict(row) for row in part])
+                changed = {name: statement.excluded[name] for name in part[0] if name not in key}
+                session.execute(
+                    statement.on_conflict_do_update(index_elements=list(key), set_=changed)
+                )
+
+
+def _parts(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    # SQLite binds at most 32,766 values in one statement.
+    for start in range(0, len(items), _BATCH):
+        yield items[start : start + _BATCH]
+
+
+def _tune_sqlite(connection: Any, _record: object) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA busy_timeout=60000")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _migrate(engine: Engine) -> None:
+    with engine.begin() as connection:
+        if _version(connection) == HEAD:
+            return
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    with engine.connect() as connection:
+        _lock(connection)
+        if _version(connection) != HEAD:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+        connection.commit()
+
+
+def _lock(connection: Connection) -> None:
+    """One process migrates; another that starts at the same moment waits."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(7305801)"))
+    else:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _version(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("longseal_version"):
+        return None
+    found: str | None = connection.scalar(text("SELECT version_num FROM longseal_version"))
+    return found

@@ -1,0 +1,181 @@
+"""The trusted root, with the windows that sigstore-python leaves unchecked.
+
+sigstore-python accepts a certificate authority, certificate log or Rekor v2 log whose validity
+ended before the signing, and tries every key when an entry names a log that it does not know
+(docs/decisions/0002-windows.md). Here each log is found by the id that the trusted root gives it,
+and nothing outside an instance's window counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from cryptography import x509
+
+from longseal.canonical import digest_of, parse_object
+from longseal.errors import MalformedError, UnsupportedError
+
+if TYPE_CHECKING:
+    from sigstore._internal.trust import CertificateAuthority
+    from sigstore.models import TrustedRoot
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """When an instance may be believed: from ``start``, up to and including ``end``."""
+
+    start: datetime | None
+    end: datetime | None
+
+    def covers(self, moment: datetime) -> bool:
+        """Whether ``moment`` lies inside."""
+        return (self.start is None or self.start <= moment) and (
+            self.end is None or moment <= self.end
+        )
+
+    def __str__(self) -> str:
+        return f"{self.start or 'always'} to {self.end or 'today'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """A certificate authority: its certificates in DER, and when it may be believed."""
+
+    certificates: frozenset[bytes]
+    window: Window
+
+
+class TrustMaterial:
+    """A trusted root as archived: its digest, its instances, and sigstore-python's view of it."""
+
+    def __init__(self, digest: str, root: TrustedRoot) -> None:
+        self.digest = digest
+        self.root = _StrictRoot(root)
+        inner = root._inner
+        self.authorities = tuple(
+            Authority(
+                frozenset(item.raw_bytes for item in authority.cert_chain.certificates),
+                _window(authority.valid_for),
+            )
+            for authority in inner.certificate_authorities or ()
+        )
+        self.rekor_windows = _logs(inner.tlogs)
+        self.certificate_log_windows = _logs(inner.ctlogs)
+
+    @classmethod
+    def parse(cls, data: bytes) -> TrustMaterial:
+        """Read a ``trusted_root.json`` (Sigstore protobuf-specs, trust root v0.1).
+
+        :raises MalformedError: not a trusted root
+        :raises UnsupportedError: a trusted root without a Rekor log, CA or CT log
+        """
+        from sigstore.errors import Error
+        from sigstore.models import TrustedRoot
+        from sigstore_models.trustroot.v1 import TrustedRoot as Inner
+
+        parse_object(data, "the trusted root")
+        try:
+            root = TrustedRoot(Inner.from_json(data))
+            material = cls(digest_of(data), root)
+        except (Error, ValueError, TypeError) as err:
+            if "Did not find any" in str(err) or "not found in trusted root" in str(err):
+                raise UnsupportedError(f"the trusted root cannot be used yet: {err}") from err
+            raise MalformedError(f"expected a Sigstore trusted root: {_first_line(err)}") from err
+        return material
+
+    def authority_of(self, chain: list[x509.Certificate]) -> list[Authority]:
+        """The authorities that hold a certificate of ``chain`` (issuers, without the leaf)."""
+        from cryptography.hazmat.primitives.serialization import Encoding
+
+        issuers = {certificate.public_bytes(Encoding.DER) for certificate in chain}
+        return [one for one in self.authorities if issuers <= one.certificates]
+
+
+class _StrictRoot:
+    """sigstore-python's trusted root with its keys parsed once and each log found only by its id.
+
+    Stands in for :class:`sigstore.models.TrustedRoot` inside a ``Verifier``.
+    """
+
+    def __init__(self, root: TrustedRoot) -> None:
+        self._inner = root._inner
+        self._fulcio = root.get_fulcio_certs()
+        self._timestamp_authorities = root.get_timestamp_authorities()
+        self._rekor = _keyring(root._inner.tlogs, "Did not find any Rekor keys in trusted root")
+        self._ct = _keyring(root._inner.ctlogs, "CTFE keys not found in trusted root")
+
+    def get_fulcio_certs(self) -> list[x509.Certificate]:
+        return self._fulcio
+
+    def get_timestamp_authorities(self) -> list[CertificateAuthority]:
+        return self._timestamp_authorities
+
+    def rekor_keyring(self, purpose: object) -> Any:
+        return self._rekor
+
+    def ct_keyring(self, purpose: object) -> Any:
+        return self._ct
+
+
+def _keyring(instances: Any, absent: str) -> Any:
+    from cryptography.exceptions import InvalidSignature
+    from sigstore._internal.trust import Key, Keyring
+    from sigstore.errors import MetadataError, VerificationError
+
+    class StrictKeyring(Keyring):
+        """Verifies with the key of the log that is named, and with no other."""
+
+        def verify(self, *, key_id: bytes, signature: bytes, data: bytes) -> None:
+            key = keys.get(key_id)
+            if key is None:
+                raise VerificationError(
+                    f"log {key_id.hex()} is not in the trusted root; update it if the log is new"
+                )
+            try:
+                key.verify(signature, data)
+            except InvalidSignature:
+                raise VerificationError("keyring: invalid signature") from None
+
+    if not instances:
+        raise MetadataError(absent)
+    keys: dict[bytes, Key] = {}
+    for instance in instances:
+        try:
+            key = Key(instance.public_key)
+        except VerificationError:
+            # A key of a kind that sigstore-python cannot use: entries of that log are unsupported,
+            # all others are judged.
+            continue
+        keys.update(dict.fromkeys(_log_ids(instance), key))
+    return StrictKeyring()
+
+
+def _logs(instances: Any) -> dict[bytes, Window]:
+    return {
+        log_id: _window(item.public_key.valid_for)
+        for item in instances or ()
+        for log_id in _log_ids(item)
+    }
+
+
+def _log_ids(instance: Any) -> set[bytes]:
+    ids = (instance.log_id, instance.checkpoint_key_id)
+    return {bytes(one.key_id) for one in ids if one is not None}
+
+
+def _window(valid_for: Any) -> Window:
+    if valid_for is None:
+        return Window(None, None)
+    return Window(_utc(valid_for.start), _utc(valid_for.end))
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    if moment is None:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _first_line(err: Exception) -> str:
+    return str(err).partition("\n")[0][:200] or type(err).__name__
