@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from longseal.archive.interface import Stored
-from longseal.archive.keys import check_key, check_prefix
+from longseal.archive.keys import check_key, check_prefix, is_key
 from longseal.canonical import parse_timestamp, sha256_hex, timestamp
 from longseal.errors import ArchiveError, ConflictError, MalformedError, SettingsError
 
@@ -112,7 +112,7 @@ class DirectoryArchive:
                 names = sorted(
                     f"{entry.name}/" if entry.is_dir() else entry.name
                     for entry in entries
-                    if entry.name.startswith(start) and not entry.name.startswith(".")
+                    if entry.name.startswith(start) and is_key(folder + entry.name)
                 )
         except (FileNotFoundError, NotADirectoryError) as err:
             self._require_root(err)

@@ -19,12 +19,17 @@ _KEY = re.compile(rf"{_PART}(/{_PART})*")
 _PREFIX = re.compile(rf"({_PART}/)*({_PART})?")
 
 
+def is_key(text: str) -> bool:
+    """Whether ``text`` is a well-formed name; what else a store lists is not the archive's."""
+    return len(text) <= MAX_KEY and _KEY.fullmatch(text) is not None
+
+
 def check_key(key: str) -> str:
     """``key``, when it is a well-formed name.
 
     :raises MalformedError: when it is not
     """
-    if len(key) > MAX_KEY or _KEY.fullmatch(key) is None:
+    if not is_key(key):
         raise MalformedError(
             f"expected an archive key of parts [a-z0-9._-] between single slashes, no part with a "
             f"dot first, {MAX_KEY} bytes at most, found {key[:120]!a}"

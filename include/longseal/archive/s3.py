@@ -1,0 +1,335 @@
+"""The archive in an S3 bucket, with Object Lock.
+
+Objects are written once (``If-None-Match: *``), in a single part, so that the store's SHA-256
+checksum is the object's own digest. What is read is the latest version: Object Lock keeps a locked
+version for ever reachable by its id, but does not stop a newer one or a delete marker from hiding
+it. The credentials need ``s3:ListBucket`` (without it an absent object looks like a forbidden one),
+``s3:GetObject``, ``s3:PutObject`` and, with a lock, ``s3:GetBucketObjectLockConfiguration``,
+``s3:GetObjectRetention`` and ``s3:PutObjectRetention``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from longseal.archive.interface import Stored
+from longseal.archive.keys import check_key, check_prefix, is_key
+from longseal.canonical import sha256_hex
+from longseal.errors import (
+    ArchiveError,
+    ConflictError,
+    MalformedError,
+    RefusedError,
+    SettingsError,
+)
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+MAX_OBJECT_BYTES: Final = 4 * 1024**3
+"""Largest object: S3 takes 5 GB in a single part, and more parts have no SHA-256 of their own."""
+
+_CONFLICT_PAUSES: Final = (0.1, 0.5, 2.0)
+"""Seconds between tries while another request for the same key is under way (409)."""
+
+_CHUNK: Final = 1024 * 1024
+
+# Dot first, so that it is no key of the archive.
+_PROBE: Final = ".longseal-probe"
+
+
+def s3_client(
+    endpoint: str | None = None,
+    region: str | None = None,
+    access_key: str | None = None,
+    secret_key: str | None = None,
+    session_token: str | None = None,
+) -> S3Client:
+    """A boto3 client as the archive wants it: standard retries, bounded waiting.
+
+    Without keys boto3 finds its credentials itself (environment, profile, instance role).
+
+    :raises SettingsError: the endpoint is no URL, or half a pair of keys is given
+    """
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
+
+    config = Config(
+        retries={"mode": "standard", "max_attempts": 5},
+        connect_timeout=10,
+        read_timeout=60,
+        # Few stores other than AWS's give each bucket a host name.
+        s3={"addressing_style": "path" if endpoint else "auto"},
+    )
+    try:
+        return boto3.session.Session().client(
+            "s3",
+            endpoint_url=endpoint,
+            region_name=region,
+            aws_access_key_id=access_key,
+            aws_secret_access_key=secret_key,
+            aws_session_token=session_token,
+            config=config,
+        )
+    except (BotoCoreError, ValueError) as err:
+        raise SettingsError("archive.endpoint", f"no S3 client can be made: {err}") from err
+
+
+class S3Archive:
+    """Write-once storage in a bucket; safe for several threads and processes at once.
+
+    The bucket is looked at on first use, not here.
+
+    :param prefix: what every key begins with in the bucket, as ``longseal/``
+    :param lock: the Object Lock mode of what is put with a retain-until date; None locks nothing
+    """
+
+    def __init__(
+        self,
+        client: S3Client,
+        bucket: str,
+        prefix: str = "",
+        lock: Literal["compliance", "governance"] | None = None,
+    ) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self._lock = lock
+        self._opened = False
+
+    def check(self) -> None:
+        """Write a probe twice, to see that the store overwrites nothing.
+
+        :raises SettingsError: bucket, credentials, lock or the store itself will not do
+        """
+        self._open()
+        name = self._prefix + _PROBE
+        with self._errors("write to the archive"):
+            # The first one is refused as well where an earlier check left its probe.
+            if self._create(name, b"", {}) is not None and self._create(name, b"", {}) is not None:
+                raise SettingsError(
+                    "archive.endpoint",
+                    "the store ignores If-None-Match and overwrote an object: take another store",
+                )
+
+    def put(self, key: str, data: bytes, retain_until: datetime | None = None) -> Stored:
+        """See :class:`~longseal.archive.interface.Archive`.
+
+        A later date than the one in force extends it, none shortens; a date that is past locks
+        nothing.
+
+        :raises RefusedError: more than :data:`MAX_OBJECT_BYTES`
+        """
+        name = self._name(key)
+        if len(data) > MAX_OBJECT_BYTES:
+            raise RefusedError(f"{key} has {len(data)} bytes: {MAX_OBJECT_BYTES} is the most")
+        self._open()
+        until = self._lockable(retain_until)
+        locking: dict[str, Any] = {}
+        if until is not None and self._lock is not None:
+            locking = {
+                "ObjectLockMode": self._lock.upper(),
+                "ObjectLockRetainUntilDate": until,
+            }
+        with self._errors(f"write {key} to the archive"):
+            version = self._create(name, data, locking)
+        digest = sha256_hex(data)
+        if version is not None:
+            return Stored(key, len(data), digest, version or None, until, fresh=True)
+        found = self.stat(key)
+        if found is None:
+            raise ArchiveError(f"{key} was in the archive a moment ago and is gone: try again")
+        if found.sha256 != digest:
+            raise ConflictError(
+                f"{key} is in the archive with SHA-256 {found.sha256}, other bytes than the "
+                f"{len(data)} with {digest}: nothing was written"
+            )
+        if until is None or (found.retain_until is not None and found.retain_until >= until):
+            return found
+        with self._errors(f"extend the retention of {key}"):
+            self._client.put_object_retention(
+                Bucket=self._bucket,
+                Key=name,
+                Retention={
+                    "Mode": "COMPLIANCE" if self._lock == "compliance" else "GOVERNANCE",
+                    "RetainUntilDate": until,
+                },
+                **_versioned(found.version),
+            )
+        return Stored(key, found.size, digest, found.version, until)
+
+    def get(self, key: str, limit: int | None = None) -> bytes:
+        """See :class:`~longseal.archive.interface.Archive`; checked against the store's digest."""
+        name = self._name(key)
+        self._open()
+        most = MAX_OBJECT_BYTES if limit is None else limit
+        chunks, size = [], 0
+        with self._errors(f"read {key} from the archive"):
+            answer = self._client.get_object(Bucket=self._bucket, Key=name, ChecksumMode="ENABLED")
+            with answer["Body"] as body:
+                for chunk in body.iter_chunks(_CHUNK):
+                    chunks.append(chunk)
+                    size += len(chunk)
+                    if size > most:
+                        raise MalformedError(f"{key} has more than the {most} bytes allowed")
+        data = b"".join(chunks)
+        expected = _whole_digest(answer.get("ChecksumSHA256"))
+        if expected not in (None, sha256_hex(data)):
+            raise ArchiveError(f"{key} came with SHA-256 {sha256_hex(data)}, not {expected}")
+        return data
+
+    def stat(self, key: str) -> Stored | None:
+        """See :class:`~longseal.archive.interface.Archive`.
+
+        The digest is the store's checksum; an object without one is read and hashed.
+        """
+        name = self._name(key)
+        self._open()
+        with self._errors(f"look at {key} in the archive"):
+            try:
+                head = self._client.head_object(
+                    Bucket=self._bucket, Key=name, ChecksumMode="ENABLED"
+                )
+            except self._client.exceptions.ClientError as err:
+                if _status(err) == 404:
+                    return None
+                raise
+            version = head.get("VersionId")
+            digest = _whole_digest(head.get("ChecksumSHA256")) or self._hash(name, version)
+        until = head.get("ObjectLockRetainUntilDate")
+        return Stored(key, head["ContentLength"], digest, version, until and until.astimezone(UTC))
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """See :class:`~longseal.archive.interface.Archive`."""
+        start = self._prefix + check_prefix(prefix)
+        self._open()
+        pages = self._client.get_paginator("list_objects_v2")
+        with self._errors("list the archive"):
+            for page in pages.paginate(Bucket=self._bucket, Prefix=start):
+                for item in page.get("Contents", ()):
+                    key = item["Key"].removeprefix(self._prefix)
+                    if is_key(key):
+                        yield key
+
+    def _name(self, key: str) -> str:
+        return self._prefix + check_key(key)
+
+    def _lockable(self, until: datetime | None) -> datetime | None:
+        if self._lock is None or until is None or until <= datetime.now(UTC):
+            return None
+        # S3 keeps whole seconds: cut here, so that what is compared later is what was asked for.
+        return until.astimezone(UTC).replace(microsecond=0)
+
+    def _open(self) -> None:
+        """Once: that the bucket is there, so that "no object" never means "no bucket"."""
+        if self._opened:
+            return
+        with self._errors("open the archive"):
+            try:
+                self._client.head_bucket(Bucket=self._bucket)
+            except self._client.exceptions.ClientError as err:
+                if _status(err) != 404:
+                    raise
+                raise SettingsError("archive.bucket", f"no bucket {self._bucket!r} there") from err
+            if self._lock is not None:
+                try:
+                    answer = self._client.get_object_lock_configuration(Bucket=self._bucket)
+                    enabled = answer["ObjectLockConfiguration"].get("ObjectLockEnabled")
+                except self._client.exceptions.ClientError as err:
+                    if _status(err) != 404:
+                        raise
+                    enabled = None
+                if enabled != "Enabled":
+                    raise SettingsError(
+                        "archive.lock",
+                        f"the bucket {self._bucket!r} has no Object Lock: make one that has, or "
+                        "leave archive.lock out",
+                    )
+        self._opened = True
+
+    def _create(self, name: str, data: bytes, locking: dict[str, Any]) -> str | None:
+        """The version written, empty where the store has none; None where the name is taken."""
+        checksum = base64.b64encode(hashlib.sha256(data).digest()).decode()
+        for pause in (*_CONFLICT_PAUSES, None):
+            try:
+                answer = self._client.put_object(
+                    Bucket=self._bucket,
+                    Key=name,
+                    Body=data,
+                    IfNoneMatch="*",
+                    ChecksumSHA256=checksum,
+                    **locking,
+                )
+                return answer.get("VersionId", "")
+            except self._client.exceptions.ClientError as err:
+                if _status(err) == 412:
+                    return None
+                if _status(err) != 409 or pause is None:
+                    raise
+            time.sleep(pause)
+        raise AssertionError("the last try returns or raises")
+
+    def _hash(self, name: str, version: str | None) -> str:
+        answer = self._client.get_object(Bucket=self._bucket, Key=name, **_versioned(version))
+        digest = hashlib.sha256()
+        with answer["Body"] as body:
+            for chunk in body.iter_chunks(_CHUNK):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    @contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        from botocore.exceptions import (
+            BotoCoreError,
+            ClientError,
+            CredentialRetrievalError,
+            NoCredentialsError,
+            PartialCredentialsError,
+        )
+
+        try:
+            yield
+        except ClientError as err:
+            code = err.response.get("Error", {}).get("Code", "")
+            if code == "NoSuchBucket":
+                raise SettingsError("archive.bucket", f"no bucket {self._bucket!r} there") from err
+            if _status(err) in (401, 403):
+                raise SettingsError(
+                    "archive.bucket",
+                    f"could not {what}: the store refused ({code}); check the credentials and what "
+                    f"they may do in {self._bucket!r}",
+                ) from err
+            raise ArchiveError(f"could not {what}: the store answered {code}") from err
+        except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError) as err:
+            raise SettingsError(
+                "archive.conn_id", f"could not {what}: no complete credentials found"
+            ) from err
+        except BotoCoreError as err:
+            raise ArchiveError(f"could not {what}: {err}") from err
+
+
+def _versioned(version: str | None) -> dict[str, Any]:
+    return {"VersionId": version} if version else {}
+
+
+def _status(err: Any) -> int:
+    return int(err.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _whole_digest(checksum: str | None) -> str | None:
+    """Hex of a checksum of the whole object; None for one of parts, or none."""
+    if checksum is None or "-" in checksum:
+        return None
+    try:
+        digest = base64.b64decode(checksum, validate=True)
+    except binascii.Error:
+        return None
+    return digest.hex() if len(digest) == 32 else None
