@@ -334,8 +334,9 @@ def test_a_file_that_is_not_there_is_named(folder: Path) -> None:
         ),
         (
             "trust: {",
-            "sites:\n- {kind: volume, name: a, path: v, repositories: [x], volume_size: 4}\ntrust: {",
-            "5: sites[0].volume_size: expected a size, as in 4 GiB or 700 MB, found '4'",
+            "sites:\n- {kind: volume, name: a, path: v, repositories: [x],\n   volume_size: 4}\n"
+            "trust: {",
+            "6: sites[0].volume_size: expected a size, as in 4 GiB or 700 MB, found '4'",
         ),
         (
             "trust: {",
