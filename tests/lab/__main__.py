@@ -1,6 +1,7 @@
-"""`python -m tests.lab up|tools|sign`."""
+"""`python -m tests.lab up|tools`."""
 
 import argparse
+import signal
 import sys
 import tempfile
 import threading
@@ -36,13 +37,14 @@ sites:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.lab", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.lab")
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("tools", help="build and install what is missing")
     up = verbs.add_parser("up", help="start everything, print where it is, wait for Ctrl-C")
     up.add_argument("--images", type=int, default=0, help="push and sign so many images first")
     up.add_argument("--attestations", type=int, default=5, help="so many for each image")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if arguments.verb == "tools":
             tools.install()

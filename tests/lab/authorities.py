@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from tests.lab import keys
 from tests.lab.processes import HOST, free_port, start
@@ -32,6 +31,7 @@ class Rekor:
     url: str
     key: ed25519.Ed25519PrivateKey
     origin: str
+    public_pem: Path
 
     @property
     def log_id(self) -> bytes:
@@ -52,10 +52,8 @@ class Tsa:
 @contextmanager
 def fulcio(folder: Path, issuer: str, ct_log: str) -> Iterator[Fulcio]:
     """Fulcio's fileca: an intermediate that certifies tokens of one OIDC issuer."""
-    usage = ExtendedKeyUsageOID.CODE_SIGNING
-    root = keys.authority("lab-fulcio-root")
-    ca = keys.under(root, "lab-fulcio", usage, curve=ec.SECP384R1(), is_authority=True)
-    key, chain = ca.write(folder, "fulcio")
+    ca = keys.fulcio_ca()
+    key, chain = ca.write(folder)
     config = folder / "fulcio.json"
     issuers = {issuer: {"IssuerURL": issuer, "ClientID": "sigstore", "Type": "email"}}
     config.write_text(json.dumps({"OIDCIssuers": issuers}))
@@ -78,6 +76,8 @@ def rekor(folder: Path, origin: str) -> Iterator[Rekor]:
     """A Rekor v2 log on files, with the kind of key that the public log has."""
     key = ed25519.Ed25519PrivateKey.generate()
     signer = keys.write_key(key, folder / "rekor.key")
+    public = folder / "rekor.pub"
+    public.write_bytes(keys.spki(key, serialization.Encoding.PEM))
     storage = folder / "rekor"
     storage.mkdir()
     port = free_port()
@@ -89,20 +89,18 @@ def rekor(folder: Path, origin: str) -> Iterator[Rekor]:
     # An entry is answered once a checkpoint covers it: every ten seconds by default.
     argv += ["--batch-max-age=20ms", "--checkpoint-interval=100ms"]
     with start("rekor", argv, folder, url, ready="/healthz"):
-        yield Rekor(url, key, origin)
+        yield Rekor(url, key, origin, public)
 
 
 @contextmanager
-def tsa(folder: Path, name: str = "tsa") -> Iterator[Tsa]:
+def tsa(folder: Path, name: str) -> Iterator[Tsa]:
     """A timestamp authority; as many as wanted, each under a root of its own.
 
     Its metrics port cannot be chosen (2112), so it lives in a network namespace of its own and
     listens on a Unix socket, which a relay here makes a TCP port again.
     """
-    usage = ExtendedKeyUsageOID.TIME_STAMPING
-    root = keys.authority(f"lab-{name}-root")
-    ca = keys.under(root, f"lab-{name}", usage, curve=ec.SECP256R1(), is_authority=False)
-    key, chain = ca.write(folder, name)
+    ca = keys.tsa_signer(name)
+    key, chain = ca.write(folder)
     argv = [tool("timestamp-server"), "serve", "--timestamp-signer=file"]
     argv += [f"--file-signer-key-path={key}", f"--certificate-chain-path={chain}"]
     argv += ["--disable-ntp-monitoring"]

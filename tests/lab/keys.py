@@ -11,61 +11,55 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 BORN = datetime.datetime.now(datetime.UTC).replace(microsecond=0) - datetime.timedelta(days=1)
-YEARS = datetime.timedelta(days=3650)
+DIES = BORN + datetime.timedelta(days=3650)
 
 
 @dataclass(frozen=True)
 class CertifiedKey:
-    """A certificate with its key, and the chain from it up to the root."""
+    """A key with the certificates from its own up to the root."""
 
+    name: str
     key: ec.EllipticCurvePrivateKey
     chain: tuple[x509.Certificate, ...]
 
-    def write(self, folder: Path, name: str) -> tuple[Path, Path]:
+    def write(self, folder: Path) -> tuple[Path, Path]:
         """Write `<name>.key` (PKCS #8) and `<name>.pem` (the chain, root last)."""
         pems = [each.public_bytes(serialization.Encoding.PEM) for each in self.chain]
-        (folder / f"{name}.pem").write_bytes(b"".join(pems))
-        return write_key(self.key, folder / f"{name}.key"), folder / f"{name}.pem"
+        chain = folder / f"{self.name}.pem"
+        chain.write_bytes(b"".join(pems))
+        return write_key(self.key, folder / f"{self.name}.key"), chain
 
 
-def authority(name: str) -> CertifiedKey:
-    """A self-signed root."""
-    return _certify(name, ec.SECP384R1(), None, is_authority=True)
+def fulcio_ca() -> CertifiedKey:
+    """An intermediate that certifies code signers, under a root of its own."""
+    usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING])
+    return _certify("fulcio", ec.SECP384R1(), _root("fulcio"), depth=0, usage=usage)
 
 
-def under(
-    root: CertifiedKey,
-    name: str,
-    usage: x509.ObjectIdentifier,
-    *,
-    curve: ec.EllipticCurve,
-    is_authority: bool,
-) -> CertifiedKey:
-    """A certificate for one extended usage, signed by `root`."""
-    return _certify(name, curve, root, is_authority=is_authority, usage=usage)
+def tsa_signer(name: str) -> CertifiedKey:
+    """A timestamp signer (RFC 3161 2.3), under a root of its own."""
+    usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.TIME_STAMPING])
+    return _certify(name, ec.SECP256R1(), _root(name), depth=None, usage=usage)
 
 
 def write_key(key: PrivateKey, path: Path) -> Path:
-    pem = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
     path.touch(mode=0o600)
-    path.write_bytes(pem)
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
     return path
 
 
-def spki(key: PrivateKey) -> bytes:
-    return key.public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+def spki(key: PrivateKey, encoding: serialization.Encoding = serialization.Encoding.DER) -> bytes:
+    return key.public_key().public_bytes(encoding, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
-def public_pem(key: PrivateKey) -> bytes:
-    return key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+def _root(name: str) -> CertifiedKey:
+    return _certify(f"{name}-root", ec.SECP384R1(), None, depth=1, usage=None)
 
 
 def _certify(
@@ -73,49 +67,39 @@ def _certify(
     curve: ec.EllipticCurve,
     parent: CertifiedKey | None,
     *,
-    is_authority: bool,
-    usage: x509.ObjectIdentifier | None = None,
+    depth: int | None,
+    usage: x509.ExtendedKeyUsage | None,
 ) -> CertifiedKey:
+    """Certify a new key; it is an authority when it has a `depth`."""
     key = ec.generate_private_key(curve)
+    public = key.public_key()
     subject = x509.Name(
         [
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, "lab"),
-            x509.NameAttribute(NameOID.COMMON_NAME, name),
+            x509.NameAttribute(NameOID.COMMON_NAME, f"lab-{name}"),
         ]
     )
-    signer = parent.key if parent else key
-    depth = (0 if parent else 1) if is_authority else None
+    is_ca = depth is not None
+    key_usage = x509.KeyUsage(
+        digital_signature=not is_ca,
+        key_cert_sign=is_ca,
+        crl_sign=is_ca,
+        **dict.fromkeys(["content_commitment", "key_encipherment", "data_encipherment"], False),
+        **dict.fromkeys(["key_agreement", "encipher_only", "decipher_only"], False),
+    )
     builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(parent.chain[0].subject if parent else subject)
-        .public_key(key.public_key())
+        x509.CertificateBuilder(parent.chain[0].subject if parent else subject, subject, public)
         .serial_number(x509.random_serial_number())
         .not_valid_before(BORN)
-        .not_valid_after(BORN + YEARS)
-        .add_extension(x509.BasicConstraints(is_authority, depth), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(
-            x509.KeyUsage(
-                digital_signature=not is_authority,
-                key_cert_sign=is_authority,
-                crl_sign=is_authority,
-                content_commitment=False,
-                key_encipherment=False,
-                data_encipherment=False,
-                key_agreement=False,
-                encipher_only=False,
-                decipher_only=False,
-            ),
-            critical=True,
-        )
+        .not_valid_after(DIES)
+        .add_extension(x509.BasicConstraints(is_ca, depth), critical=True)
+        .add_extension(key_usage, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
     )
     if parent:
-        issuer_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(parent.key.public_key())
-        builder = builder.add_extension(issuer_id, critical=False)
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(parent.key.public_key())
+        builder = builder.add_extension(issuer, critical=False)
     if usage:
-        # RFC 3161 2.3 wants it critical at a timestamp authority.
-        critical = usage == ExtendedKeyUsageOID.TIME_STAMPING
-        builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=critical)
-    certificate = builder.sign(signer, hashes.SHA384())
-    return CertifiedKey(key, (certificate, *(parent.chain if parent else ())))
+        builder = builder.add_extension(usage, critical=not is_ca)
+    certificate = builder.sign(parent.key if parent else key, hashes.SHA384())
+    return CertifiedKey(name, key, (certificate, *(parent.chain if parent else ())))

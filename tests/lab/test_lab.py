@@ -68,7 +68,7 @@ def test_cosign_refuses_another_identity(lab: Lab, docker_registry: Registry) ->
     lab.attest(reference, PREDICATE_TYPES[0], {}, identity="mallory@stella.example")
     with pytest.raises(subprocess.CalledProcessError) as refused:
         lab.verify_attestation(reference, PREDICATE_TYPES[0])
-    assert "no matching CertificateIdentity found" in refused.value.__notes__[0]
+    assert "no matching CertificateIdentity found" in refused.value.stderr
 
 
 @pytest.mark.lab
@@ -111,7 +111,7 @@ def test_a_second_timestamp_authority_runs_beside_the_first(lab: Lab) -> None:
     from rfc3161_client import TimestampRequestBuilder, VerifierBuilder, decode_timestamp_response
 
     second = lab.another_tsa()
-    for authority in (lab.tsas[0], second):
+    for authority in (lab.tsa, second):
         request = TimestampRequestBuilder().data(b"sealed").build()
         answer = requests.post(
             authority.url,
@@ -123,7 +123,6 @@ def test_a_second_timestamp_authority_runs_beside_the_first(lab: Lab) -> None:
         leaf, root = x509.load_pem_x509_certificates(authority.chain.read_bytes())
         verifier = VerifierBuilder().tsa_certificate(leaf).add_root_certificate(root).build()
         assert verifier.verify_message(response, b"sealed")
-    assert len(json.loads(lab.trusted_root.read_text())["timestampAuthorities"]) == len(lab.tsas)
 
 
 @pytest.mark.lab

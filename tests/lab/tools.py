@@ -38,7 +38,7 @@ REFREGISTRY = Path(__file__).parent / "refregistry"
 def folder() -> Path:
     """`LONGSEAL_LAB_BIN`, else a folder of the user's cache named after the pins."""
     if chosen := os.environ.get("LONGSEAL_LAB_BIN"):
-        return Path(chosen)
+        return Path(chosen).resolve()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     pins = hashlib.sha256("\n".join(MODULES.values()).encode()).hexdigest()[:12]
     return cache / "longseal-lab" / pins
