@@ -1,0 +1,335 @@
+"""One statement on its way to a published bundle: claim, sign, timestamp, log, finish.
+
+Each step leaves its result in the archive by a conditional write and takes up what is there, so any
+of them can be killed and run again: only the bytes claimed first are ever signed, one signature is
+published, and every key operation, also one that a crash lost, is in the ledger.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from longseal.canonical import canonical_json, digest_of, parse_object, sha256_hex, timestamp
+from longseal.errors import ConflictError, RefusedError, SettingsError, VerificationError
+from longseal.seal.bundle import format_key_bundle, parse_key_bundle, verify_key_bundle
+from longseal.seal.keys import KeyEntry, KeySet, fingerprint, verify_signature
+from longseal.seal.signers.checked import CountingSigner, sign_checked
+from longseal.seal.signers.interface import PublicKey
+from longseal.seal.statement import PAYLOAD_TYPE, pae
+from longseal.workspace import Workspace
+
+MAX_STATEMENT_BYTES: Final = 8 * 1024 * 1024
+
+STATEMENT: Final = "statement.json"
+BUNDLE: Final = "bundle.sigstore.json"
+_SIGNATURE: Final = "signature.json"
+_TIMESTAMPS: Final = "timestamps.json"
+_ENTRY: Final = "log-entry.json"
+
+
+class Ceremony:
+    """The making of one bundle, in a folder of the archive.
+
+    :param folder: where its parts are kept, as ``seals/000001/1``
+    """
+
+    def __init__(self, workspace: Workspace, folder: str) -> None:
+        self._workspace = workspace
+        self.folder = folder
+
+    def claim(self, statement: bytes) -> bytes:
+        """Claim the folder for ``statement``; a claim made earlier stands.
+
+        :returns: the bytes claimed, the only ones that may ever be signed here
+        """
+        try:
+            self._workspace.archive.put(self._key(STATEMENT), statement)
+        except ConflictError:
+            return self.statement()
+        return statement
+
+    def statement(self) -> bytes:
+        """The bytes claimed.
+
+        :raises RefusedError: nothing is claimed yet
+        """
+        if not self.claimed:
+            raise RefusedError(f"nothing is claimed in {self.folder}: freeze comes first")
+        return self._workspace.archive.get(self._key(STATEMENT), MAX_STATEMENT_BYTES)
+
+    @property
+    def claimed(self) -> bool:
+        """Whether a statement is claimed here."""
+        return self._has(STATEMENT)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the bundle is made."""
+        return self._has(BUNDLE)
+
+    def sign(self) -> int:
+        """Sign the claimed bytes, unless a signature is kept already.
+
+        :returns: how many key operations it took: one, or none
+        :raises SignerError: the key is not the pinned one, or its signature does not hold
+        """
+        message = pae(PAYLOAD_TYPE, self.statement())
+        if self._has(_SIGNATURE):
+            verify_signature(self._public_key(), self.signature(), message)
+            return 0
+        signer = CountingSigner(self._workspace.signer())
+        pinned = fingerprint(self._public_key())
+        subject = {"folder": self.folder, "key": pinned, "statement": digest_of(self.statement())}
+        self._workspace.note("key.operation.begun", subject)
+        try:
+            signature = sign_checked(signer, message, pinned)
+        finally:
+            self._workspace.note(
+                "key.operation.ended", {**subject, "operations": signer.operations}
+            )
+        document = canonical_json(
+            {"keyid": pinned, "sig": base64.b64encode(signature).decode()}
+        )
+        try:
+            self._workspace.archive.put(self._key(_SIGNATURE), document)
+        except ConflictError:
+            # Another run was faster: its signature, over the same bytes, is the published one.
+            verify_signature(self._public_key(), self.signature(), message)
+        return signer.operations
+
+    def signature(self) -> bytes:
+        """The signature kept."""
+        if not self._has(_SIGNATURE):
+            raise RefusedError(f"nothing is signed in {self.folder}: sign comes first")
+        found = self._read(_SIGNATURE)
+        return base64.b64decode(found["sig"], validate=True)
+
+    def timestamp(self) -> dict[str, str]:
+        """Have the signature timestamped by a quorum of authorities, unless it is.
+
+        :returns: the authorities that did not answer well, with why
+        :raises TimestampError: the quorum was not reached
+        """
+        if self._has(_TIMESTAMPS):
+            return {}
+        from longseal.seal.timestamps import gather
+
+        gathered = gather(
+            authorities(self._workspace),
+            self.signature(),
+            self._workspace.settings.timestamp_quorum,
+            self._workspace.now(),
+        )
+        document = canonical_json(
+            {"tokens": [base64.b64encode(token.data).decode() for token in gathered.tokens]}
+        )
+        try:
+            self._workspace.archive.put(self._key(_TIMESTAMPS), document)
+        except ConflictError:
+            self._tokens()
+        return dict(gathered.failures)
+
+    def log(self) -> bool:
+        """Enter the signature in the transparency log, where the settings name one.
+
+        :returns: whether there is an entry
+        """
+        rekor = self._workspace.settings.rekor
+        if rekor is None:
+            return False
+        if not self._has(_ENTRY):
+            from longseal.seal.rekor import log_entry
+
+            digest = bytes.fromhex(sha256_hex(pae(PAYLOAD_TYPE, self.statement())))
+            entry = log_entry(rekor.url, digest, self.signature(), self._public_key())
+            try:
+                self._workspace.archive.put(self._key(_ENTRY), canonical_json(entry))
+            except ConflictError:
+                self._entry()
+        return True
+
+    def finish(self) -> bytes:
+        """Put the bundle together, check all of it as a stranger would, and keep it.
+
+        :raises VerificationError: a part does not hold; nothing is kept then
+        """
+        bundle = format_key_bundle(
+            self.statement(),
+            self.signature(),
+            self._public_key(),
+            self._tokens(),
+            self._entry() if self._has(_ENTRY) else None,
+        )
+        check_bundle(self._workspace, bundle, self._public_key())
+        self._workspace.archive.put(self._key(BUNDLE), bundle)
+        return bundle
+
+    def run(self, statement: bytes) -> Finished:
+        """All steps at once, for what has no tasks of its own."""
+        self.claim(statement)
+        operations = self.sign()
+        self.timestamp()
+        self.log()
+        bundle = self.finish()
+        return Finished(self.folder, digest_of(bundle), bundle, operations)
+
+    def bundle(self) -> bytes:
+        """The finished bundle."""
+        return self._workspace.archive.get(self._key(BUNDLE))
+
+    def _public_key(self) -> PublicKey:
+        return organisation_key(self._workspace).key
+
+    def _tokens(self) -> list[bytes]:
+        found = self._read(_TIMESTAMPS)
+        return [base64.b64decode(token, validate=True) for token in found["tokens"]]
+
+    def _entry(self) -> dict[str, Any]:
+        return self._read(_ENTRY)
+
+    def _read(self, name: str) -> dict[str, Any]:
+        key = self._key(name)
+        return parse_object(self._workspace.archive.get(key, MAX_STATEMENT_BYTES), key)
+
+    def _has(self, name: str) -> bool:
+        return self._workspace.archive.stat(self._key(name)) is not None
+
+    def _key(self, name: str) -> str:
+        return f"{self.folder}/{name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A bundle that holds.
+
+    :param operations: key operations that this run took for it
+    """
+
+    folder: str
+    digest: str
+    bundle: bytes
+    operations: int
+
+
+def check_bundle(workspace: Workspace, bundle: bytes, key: PublicKey) -> None:
+    """Check a bundle of the organisation's: signature, timestamp quorum, log entry.
+
+    :raises VerificationError: naming what does not hold
+    """
+    from longseal.seal.timestamps import verify_quorum
+
+    parts = parse_key_bundle(bundle)
+    verify_key_bundle(parts, key)
+    verify_quorum(
+        parts.timestamps,
+        parts.signature,
+        authorities(workspace),
+        workspace.settings.timestamp_quorum,
+    )
+    rekor = workspace.settings.rekor
+    if rekor is None:
+        return
+    if parts.tlog_entry is None:
+        raise VerificationError("the settings name a transparency log, the bundle has no entry")
+    from longseal.seal.rekor import verify_entry
+
+    verify_entry(
+        dict(parts.tlog_entry),
+        bytes.fromhex(sha256_hex(parts.message)),
+        parts.signature,
+        key,
+        log_key(workspace),
+        rekor.origin,
+    )
+
+
+KEY_SET: Final = "keys/key-set-{version:04}.json"
+
+
+def key_set(workspace: Workspace) -> tuple[KeySet, bytes] | None:
+    """The newest key set in the archive, with its bytes; None before the first."""
+    keys = [key for key in workspace.archive.keys("keys/key-set-") if key.endswith(".json")]
+    if not keys:
+        return None
+    data = workspace.archive.get(keys[-1])
+    return KeySet.parse(data), data
+
+
+def organisation_key(workspace: Workspace) -> KeyEntry:
+    """The key that signs now.
+
+    The first time, the signer's own key becomes the first key set; from then on the key set is what
+    pins it. Where the settings pin a fingerprint, the key must have that one.
+
+    :raises SettingsError: the key set and ``keys.pinned`` disagree, or no key is active
+    """
+    found = key_set(workspace)
+    if found is None:
+        entry = _first_key(workspace)
+    else:
+        active = [each for each in found[0].keys if each.status == "active"]
+        if not active:
+            raise SettingsError("signer", "no key of the key set is active: add one to it")
+        entry = max(active, key=lambda each: each.since)
+    pinned = workspace.settings.pinned_key
+    if pinned is not None and fingerprint(entry.key) != pinned:
+        raise SettingsError(
+            "keys.pinned", f"expected key {pinned}, the key set has {fingerprint(entry.key)}"
+        )
+    return entry
+
+
+def _first_key(workspace: Workspace) -> KeyEntry:
+    since = _start_of_day(workspace.now())
+    entry = KeyEntry(workspace.signer().public_key, since)
+    workspace.archive.put(KEY_SET.format(version=1), KeySet((entry,)).format())
+    workspace.note(
+        "key.established", {"key": fingerprint(entry.key), "since": timestamp(since)}
+    )
+    return entry
+
+
+def _start_of_day(moment: datetime) -> datetime:
+    # Some hours of room: the clocks of timestamp authorities differ from ours.
+    return moment.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def authorities(workspace: Workspace) -> tuple[Any, ...]:
+    """The timestamp authorities of the settings, with their certificates.
+
+    :raises SettingsError: a certificate file cannot be read or parsed
+    """
+    from longseal.seal.timestamps import Authority
+
+    return tuple(
+        Authority.load(
+            chosen.url,
+            workspace.read_setting(f"timestamps[{index}].certificates", chosen.certificates),
+            f"timestamps[{index}].certificates",
+        )
+        for index, chosen in enumerate(workspace.settings.timestamps)
+    )
+
+
+def log_key(workspace: Workspace) -> PublicKey:
+    """The transparency log's public key, where the settings name a log."""
+    from longseal.seal.keys import load_public_pem
+
+    rekor = workspace.settings.rekor
+    assert rekor is not None
+    data = workspace.read_setting("rekor.public_key", rekor.public_key)
+    return load_public_pem(data, "rekor.public_key")
+
+
+def seal_trusted_root(workspace: Workspace) -> bytes:
+    """``seal-trusted-root.json``: the seal's own authorities and log, and nothing else."""
+    from longseal.seal.trusted_root import format_trusted_root
+
+    rekor = workspace.settings.rekor
+    return format_trusted_root(
+        authorities(workspace),
+        None if rekor is None else (rekor.url, log_key(workspace), rekor.origin),
+    )

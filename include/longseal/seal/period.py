@@ -1,0 +1,48 @@
+"""What a seal covers: a month, a supplement to one, or a release."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from longseal.canonical import timestamp
+from longseal.errors import RefusedError
+
+_MONTH = re.compile(r"(\d{4})-(0[1-9]|1[0-2])(?:\.([1-9]\d{0,3}))?")
+_RELEASE = re.compile(r"r-[a-z0-9.-]{1,64}")
+
+FORMS: Final = "YYYY-MM, YYYY-MM.N for a supplement, or r-NAME for a release"
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """A period by its name.
+
+    :param end: evidence signed before this moment is covered; None: all so far
+    """
+
+    name: str
+    end: datetime | None
+
+    @classmethod
+    def parse(cls, name: str, now: datetime) -> Period:
+        """The period called ``name``. Months are UTC and half-open.
+
+        :raises RefusedError: not the name of a period, or its month is not over at ``now``
+        """
+        if match := _MONTH.fullmatch(name):
+            year, month = int(match[1]), int(match[2])
+            if year == 0:
+                raise RefusedError("there is no year 0000")
+            end = datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
+            if end > now:
+                raise RefusedError(
+                    f"the period {name} ends {timestamp(end)}, which is not over: seal it then,"
+                    " or name a release (r-NAME) for all so far"
+                )
+            return cls(name, end)
+        if _RELEASE.fullmatch(name):
+            return cls(name, None)
+        raise RefusedError(f"expected a period as {FORMS}, found {name[:80]!r}")
