@@ -68,8 +68,8 @@ class Lab:
         self._stack = stack
         self._s3: S3 | None = None
         self._made = 0
-        # sigstore-python refuses a bundle of the log's first entry, whose JSON has no logIndex: this
-        # shall be it, and no other.
+        # sigstore-python refuses the bundle of the log's first entry, whose JSON has no logIndex:
+        # this shall be it, and no other.
         blob = folder / "index-zero"
         blob.write_text("the first entry of the log\n")
         self.index_zero_bundle = folder / "index-zero.sigstore.json"

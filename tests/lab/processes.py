@@ -22,18 +22,23 @@ class LabError(RuntimeError):
     """A part of the laboratory is missing or did not start."""
 
 
-_given: set[int] = set()
+_claims: list[socket.socket] = []
 
 
 def free_port() -> int:
-    """A port below the range that the kernel gives to clients, and not given before."""
+    """A port below the range that the kernel gives to clients, claimed until this process ends.
+
+    The claim is an abstract Unix socket: no other laboratory takes the port meanwhile.
+    """
     while True:
         port = random.randrange(20000, 32000)
+        claim = socket.socket(socket.AF_UNIX)
         with suppress(OSError), socket.socket() as probe:
-            if port not in _given:
-                probe.bind(("", port))
-                _given.add(port)
-                return port
+            claim.bind(f"\0longseal-lab-{port}")
+            probe.bind(("", port))
+            _claims.append(claim)
+            return port
+        claim.close()
 
 
 @dataclass(eq=False)

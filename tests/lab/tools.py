@@ -31,7 +31,7 @@ PACKAGES = {
     "docker-registry": Path("/usr/bin/docker-registry"),
     "softhsm2": Path("/usr/lib/softhsm/libsofthsm2.so"),
 }
-GO_ENVIRONMENT = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOTOOLCHAIN": "auto"}
+GO_ENVIRONMENT = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false"}
 REFREGISTRY = Path(__file__).parent / "refregistry"
 
 
