@@ -1,0 +1,307 @@
+"""A registry that speaks the OCI distribution specification 1.1 over HTTP."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+from urllib.parse import urlencode
+
+from longseal.canonical import MAX_JSON_BYTES, digest_of, hex_of, is_digest, parse_object
+from longseal.errors import MalformedError, RefusedError, RegistryError
+from longseal.patterns import matches_any
+from longseal.registry.auth import Credentials, Scope
+from longseal.registry.interface import Descriptor, Manifest
+from longseal.registry.model import (
+    DOCKER_LIST,
+    DOCKER_MANIFEST,
+    MAX_DESCRIPTORS,
+    MAX_MANIFEST_BYTES,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    check_reference,
+    check_repository,
+    is_tag,
+    media_type_of,
+    parse_index,
+)
+from longseal.registry.transport import Answer, Transport
+
+MAX_PAGES: Final = 5_000
+MAX_NAMES: Final = 1_000_000
+PAGE: Final = 1_000
+"""Names asked for on one page; a registry may give fewer."""
+
+ACCEPT: Final = ", ".join(
+    (
+        OCI_MANIFEST,
+        OCI_INDEX,
+        DOCKER_MANIFEST,
+        DOCKER_LIST,
+        "application/vnd.oci.artifact.manifest.v1+json",
+    )
+)
+
+_NEXT = re.compile(r"<([^<>]{1,4096})>\s*;[^,<]*\brel=\"?next\"?", re.IGNORECASE)
+_REFUSALS: Final = (400, 404, 405, 409, 411, 412, 413, 415, 416, 422, 501)
+_CATALOG: Final = Scope("")
+
+
+class DistributionRegistry:
+    """:class:`~longseal.registry.interface.Registry` over HTTP; thread-safe.
+
+    :param name: the settings' name for it
+    :param url: ``http://`` or ``https://`` and a host
+    :param patterns: repositories to work on; with no ``*`` in any, the catalog is never asked for
+    :param budget: requests a second, over all threads
+
+    The other parameters are those of :class:`~longseal.registry.transport.Transport`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        patterns: Sequence[str] = ("**",),
+        credentials: Credentials | None = None,
+        ca_file: Path | None = None,
+        budget: float | None = None,
+        retries: int = 4,
+        timeout: float = 30.0,
+        backoff: float = 0.5,
+    ) -> None:
+        self._name = name
+        self._patterns = tuple(patterns)
+        self._http = Transport(url, credentials, ca_file, budget, retries, timeout, backoff)
+        self._referrers_api: dict[str, bool] = {}
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def repositories(self) -> Iterator[str]:
+        if not any("*" in pattern for pattern in self._patterns):
+            yield from sorted({check_repository(name) for name in self._patterns})
+            return
+        names = self._names(f"/v2/_catalog?n={PAGE}", _CATALOG, "repositories", (200,))
+        yield from sorted(
+            name for name in map(check_repository, names) if matches_any(self._patterns, name)
+        )
+
+    def tags(self, repository: str) -> tuple[str, ...]:
+        target = f"/v2/{check_repository(repository)}/tags/list?n={PAGE}"
+        tags = self._names(target, Scope(repository), "tags", (200, 404))
+        for tag in tags:
+            if not is_tag(tag):
+                raise MalformedError(f"{self._http.host}/{repository} lists {tag[:80]!a} as a tag")
+        return tuple(sorted(tags))
+
+    def manifest(self, repository: str, reference: str) -> Manifest | None:
+        answer = self._http.request(
+            "GET",
+            self._manifest_target(repository, reference),
+            Scope(repository),
+            accept=ACCEPT,
+            limit=MAX_MANIFEST_BYTES,
+        )
+        if answer.status == 404:
+            return None
+        digest = digest_of(answer.body)
+        claimed = reference if is_digest(reference) else _header_digest(answer)
+        where = f"{self._http.host}/{repository}: {reference}"
+        if claimed is not None and claimed != digest:
+            raise RegistryError(f"{where}: asked for {claimed}, got bytes of {digest}")
+        content_type = _content_type(answer)
+        if content_type in ("text/html", "text/plain"):
+            raise RegistryError(f"{where}: expected a manifest, found {content_type}")
+        return Manifest(digest, media_type_of(answer.body, content_type), answer.body)
+
+    def resolve(self, repository: str, tag: str) -> str | None:
+        answer = self._http.request(
+            "HEAD",
+            self._manifest_target(repository, tag),
+            Scope(repository),
+            accept=ACCEPT,
+            allow=(200, 404, 405),
+        )
+        if answer.status == 404:
+            return None
+        digest = _header_digest(answer) if answer.status == 200 else None
+        if digest is None:
+            found = self.manifest(repository, tag)
+            return found.digest if found else None
+        return digest
+
+    def referrers(self, repository: str, digest: str) -> tuple[Descriptor, ...] | None:
+        """See the interface. That a repository has no referrers API is remembered, for it alone:
+        there are servers on which one repository has the API and its neighbour has not.
+        """
+        hex_of(digest)
+        known = self._referrers_api.get(check_repository(repository))
+        if known is False:
+            return None
+        first = f"/v2/{repository}/referrers/{digest}"
+        found: list[Descriptor] = []
+        for number, answer in enumerate(self._pages(first, Scope(repository), (200, 404))):
+            absent = answer.status == 404 or _content_type(answer) == "text/html"
+            if absent and (number or known):
+                raise RegistryError(
+                    f"{self._http.host}/{repository}: the referrers API answered before, and now "
+                    f"{answer.status} without a list"
+                )
+            if absent:
+                self._referrers_api[repository] = False
+                return None
+            try:
+                found += parse_index(answer.body, _content_type(answer))
+            except MalformedError as err:
+                raise RegistryError(f"{self._http.host}{first}: unreadable list: {err}") from err
+            if len(found) > MAX_DESCRIPTORS:
+                raise RegistryError(
+                    f"{self._http.host}{first}: more than {MAX_DESCRIPTORS} entries"
+                )
+        self._referrers_api[repository] = True
+        return tuple(found)
+
+    def blob(self, repository: str, digest: str, limit: int) -> bytes:
+        target = self._blob_target(repository, digest)
+        answer = self._http.request("GET", target, Scope(repository), limit=limit, allow=(200,))
+        if digest_of(answer.body) != digest:
+            raise RegistryError(
+                f"{self._http.host}/{repository}: asked for {digest}, "
+                f"got bytes of {digest_of(answer.body)}"
+            )
+        return answer.body
+
+    def open_blob(self, repository: str, digest: str) -> BinaryIO:
+        return self._http.open(self._blob_target(repository, digest), Scope(repository))
+
+    def has_blob(self, repository: str, digest: str) -> bool:
+        target = self._blob_target(repository, digest)
+        return self._http.request("HEAD", target, Scope(repository)).status == 200
+
+    def put_blob(self, repository: str, digest: str, size: int, data: BinaryIO) -> None:
+        if self.has_blob(repository, digest):
+            return
+        scope = Scope(repository, write=True)
+        begin = f"/v2/{repository}/blobs/uploads/"
+        start = data.tell() if data.seekable() else None
+
+        def upload() -> None:
+            opened = self._http.once("POST", begin, scope, body=b"", allow=(201, 202, *_REFUSALS))
+            if opened.status in _REFUSALS:
+                raise self._refusal("start an upload in", repository, opened)
+            target = self._http.here(opened.headers.get("Location", ""), begin)
+            if target is None:
+                raise RegistryError(f"{self._http.host} sends uploads to another host: refused")
+            if start is not None:
+                data.seek(start)
+            answer = self._http.once(
+                "PUT",
+                f"{target}{'&' if '?' in target else '?'}{urlencode({'digest': digest})}",
+                scope,
+                content_type="application/octet-stream",
+                body=data,
+                size=size,
+                allow=(200, 201, 204, *_REFUSALS),
+            )
+            if answer.status in _REFUSALS:
+                raise self._refusal(f"store {digest} in", repository, answer)
+
+        self._http.retrying(upload, again=start is not None)
+
+    def put_manifest(self, repository: str, manifest: Manifest, tag: str | None = None) -> None:
+        reference = manifest.digest if tag is None else tag
+        answer = self._http.request(
+            "PUT",
+            self._manifest_target(repository, reference),
+            Scope(repository, write=True),
+            content_type=manifest.media_type,
+            body=manifest.data,
+            allow=(200, 201, 202, 204, *_REFUSALS),
+        )
+        if answer.status in _REFUSALS:
+            raise self._refusal(f"store {reference} in", repository, answer)
+        stored = _header_digest(answer)
+        if stored is not None and stored != manifest.digest:
+            raise RegistryError(
+                f"{self._http.host}/{repository} stored {stored} for {manifest.digest}"
+            )
+
+    def delete_manifest(self, repository: str, digest: str) -> None:
+        hex_of(digest)
+        answer = self._http.request(
+            "DELETE",
+            self._manifest_target(repository, digest),
+            Scope(repository, write=True),
+            allow=(200, 202, 204, *_REFUSALS),
+        )
+        if answer.status in _REFUSALS and answer.status != 404:
+            raise self._refusal(f"delete {digest} from", repository, answer)
+
+    def _names(self, first: str, scope: Scope, key: str, allow: tuple[int, ...]) -> frozenset[str]:
+        names: set[str] = set()
+        for number, answer in enumerate(self._pages(first, scope, allow)):
+            if answer.status == 404:
+                if number:
+                    raise RegistryError(f"{self._http.host}{first}: a page is gone")
+                return frozenset()
+            try:
+                listed = parse_object(answer.body, key).get(key)
+            except MalformedError as err:
+                raise RegistryError(f"{self._http.host}{first}: unreadable list: {err}") from err
+            if listed is None:
+                listed = []
+            if not isinstance(listed, list) or not all(isinstance(item, str) for item in listed):
+                raise RegistryError(f"{self._http.host}{first}: no list of {key} in the answer")
+            names.update(listed)
+            if len(names) > MAX_NAMES:
+                raise RegistryError(f"{self._http.host}{first}: more than {MAX_NAMES} {key}")
+        return frozenset(names)
+
+    def _pages(self, first: str, scope: Scope, allow: tuple[int, ...]) -> Iterator[Answer]:
+        """Every page of a listing (distribution-spec, ``Link: <…>; rel="next"``)."""
+        target: str | None = first
+        seen: set[str] = set()
+        while target is not None:
+            if target in seen or len(seen) >= MAX_PAGES:
+                raise RegistryError(f"{self._http.host}{first}: a list whose pages never end")
+            seen.add(target)
+            answer = self._http.request(
+                "GET",
+                target,
+                scope,
+                accept=f"application/json, {OCI_INDEX}",
+                limit=MAX_JSON_BYTES,
+                allow=allow,
+            )
+            yield answer
+            link = answer.headers.get("Link")
+            if link is None:
+                return
+            found = _NEXT.search(link)
+            if found is None:
+                raise RegistryError(f"{self._http.host}{first}: cannot read the link to more pages")
+            target = self._http.here(found[1], target)
+            if target is None:
+                raise RegistryError(f"{self._http.host}{first}: the next page is on another host")
+
+    def _refusal(self, doing: str, repository: str, answer: Answer) -> RefusedError:
+        why = f"{answer.status} {answer.code}".rstrip()
+        return RefusedError(f"{self._http.host} would not {doing} {repository}: {why}")
+
+    def _manifest_target(self, repository: str, reference: str) -> str:
+        return f"/v2/{check_repository(repository)}/manifests/{check_reference(reference)}"
+
+    def _blob_target(self, repository: str, digest: str) -> str:
+        return f"/v2/{check_repository(repository)}/blobs/sha256:{hex_of(digest)}"
+
+
+def _header_digest(answer: Answer) -> str | None:
+    digest: Any = answer.headers.get("Docker-Content-Digest")
+    return digest if digest and is_digest(digest) else None
+
+
+def _content_type(answer: Answer) -> str:
+    return answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
