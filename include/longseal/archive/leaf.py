@@ -29,11 +29,12 @@ MAX_TEXT: Final = 4096
 """Most characters of a name, identity, predicate type or reason."""
 
 TIME_SOURCES: Final = ("rfc3161", "rekor", "collection")
-VERDICTS: Final = ("verified", "rejected")
+VERDICTS: Final = ("verified", "rejected", "ignored", "unknown")
+"""``ignored``: no attestation; ``unknown``: nothing here can judge it, which is never "bad"."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHA512 = re.compile(r"[0-9a-f]{128}")
-_SUBJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+.-]{0,31}:[0-9a-f]{1,256}")
+_SUBJECT = re.compile(r"[A-Za-z0-9_.-]{1,64}:[A-Za-z0-9+/=_.:-]{1,128}")
 _REASON = re.compile(r"[a-z][a-z0-9-]{0,63}(: .+)?", re.DOTALL)
 
 
@@ -66,7 +67,7 @@ class Leaf:
     :param trust: digest of the trusted root in force
     :param verdict: one of :data:`VERDICTS`; a verified leaf has a signer and no reason
     :param predicate_type: None where the bytes hold no in-toto statement
-    :param reason: why it was rejected, ``slug`` or ``slug: text``
+    :param reason: why it is not verified, ``slug`` or ``slug: text``
     :param signer: None where no signer could be read
     :param supersedes: hex SHA-256 of the leaf line that this one replaces
     :raises MalformedError: when a field is of another form
@@ -135,7 +136,7 @@ class Leaf:
         else:
             _require(
                 _text(self.reason) and _matches(_REASON, self.reason),
-                "reason of a rejected leaf",
+                "reason of a leaf that is not verified",
                 self.reason,
             )
 

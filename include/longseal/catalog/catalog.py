@@ -103,6 +103,25 @@ class Catalog:
                     known.setdefault(image, set()).add(manifest)
         return known
 
+    def held_manifests(
+        self, source: str, repository: str, images: Collection[str]
+    ) -> dict[str, set[str]]:
+        """By image, the attachments that its registry should still have: no tombstone says else."""
+        held: dict[str, set[str]] = {}
+        with self.session() as session:
+            for part in _parts(sorted(images)):
+                rows = session.execute(
+                    select(Evidence.image, Evidence.manifest).where(
+                        Evidence.source == source,
+                        Evidence.repository == repository,
+                        Evidence.image.in_(part),
+                        Evidence.tombstone.is_(None),
+                    )
+                )
+                for image, manifest in rows:
+                    held.setdefault(image, set()).add(manifest)
+        return held
+
     def records(self, source: str, repository: str, images: Collection[str]) -> dict[str, str]:
         """By image, the completeness record of the last search."""
         with self.session() as session:
@@ -167,12 +186,34 @@ class Catalog:
         query = (
             select(Evidence)
             .join(Pack, Pack.digest == Evidence.pack)
-            .where(Evidence.seal.is_(None), Pack.state == "stored")
+            .where(
+                Evidence.seal.is_(None), Evidence.verdict != "suspect", Pack.state == "stored"
+            )
             .order_by(Evidence.leaf)
         )
         if before is not None:
             query = query.where(Evidence.signed_at < before)
         return self._all(query)
+
+    def packs_of(self, leaf_hashes: Collection[str]) -> list[str]:
+        """The packs that hold these leaves: where to look, never what to believe."""
+        found: set[str] = set()
+        with self.session() as session:
+            for part in _parts(sorted(leaf_hashes)):
+                found.update(
+                    session.scalars(
+                        select(Evidence.pack).where(Evidence.leaf_hash.in_(part)).distinct()
+                    )
+                )
+        return sorted(found)
+
+    def set_aside(self, leaf_hashes: Collection[str]) -> None:
+        """Evidence that did not hold when it was verified again: no seal takes it any more."""
+        with self.session() as session:
+            for part in _parts(sorted(leaf_hashes)):
+                session.execute(
+                    update(Evidence).where(Evidence.leaf_hash.in_(part)).values(verdict="suspect")
+                )
 
     def images_of(self, evidence: Iterable[Evidence]) -> list[Image]:
         """The images that ``evidence`` hangs on, with their records."""

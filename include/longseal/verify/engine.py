@@ -20,7 +20,7 @@ from cryptography.x509.oid import ExtensionOID
 
 from longseal.canonical import parse_object
 from longseal.errors import MalformedError, UnsupportedError, VerificationError
-from longseal.verify.policy import Claim, Policy, Reason
+from longseal.verify.policy import MAX_IDENTITY, Claim, Policy, Reason
 from longseal.verify.statement import IMAGE_SIGNATURE, PAYLOAD_TYPE, Statement
 from longseal.verify.trust import TrustMaterial, Window
 
@@ -164,10 +164,13 @@ class Engine:
         self._check_windows(bundle, chain, [result.time for result in times])
         first = min(times, key=lambda result: result.time)
         certificate = bundle.signing_certificate
+        identity, issuer = _identity(certificate), _issuer(certificate)
+        if max(len(identity), len(issuer)) > MAX_IDENTITY:
+            raise UnsupportedError(f"the signer's name is longer than {MAX_IDENTITY} characters")
         return _Facts(
             payload=payload,
-            identity=_identity(certificate),
-            issuer=_issuer(certificate),
+            identity=identity,
+            issuer=issuer,
             signed_at=first.time.astimezone(UTC),
             time_source="rfc3161" if "TIMESTAMP_AUTH" in first.source.name else "rekor",
             lifetime=certificate.not_valid_after_utc - certificate.not_valid_before_utc,

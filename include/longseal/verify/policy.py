@@ -16,6 +16,9 @@ from longseal.canonical import digest_of, parse_object
 from longseal.errors import MalformedError
 from longseal.patterns import matches_any
 
+MAX_REASON: Final = 1_000
+"""Longest text of a reason, in characters."""
+
 MAX_IDENTITY: Final = 2_048
 """Longest identity or issuer that a pattern is tried on, in characters."""
 
@@ -26,6 +29,11 @@ class Reason:
 
     slug: str
     text: str
+
+    def __post_init__(self) -> None:
+        # What was found may be quoted here, and whoever wrote that is a stranger.
+        shown = " ".join(self.text.encode("ascii", "backslashreplace").decode().split())
+        object.__setattr__(self, "text", shown[:MAX_REASON])
 
     def __str__(self) -> str:
         return f"{self.slug}: {self.text}"

@@ -18,12 +18,14 @@ PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
 IMAGE_SIGNATURE: Final = "https://sigstore.dev/cosign/sign/v1"
 """Predicate type of cosign 3's image signatures: a signature, not an attestation."""
 
-MAX_SUBJECTS: Final = 10_000
+MAX_SUBJECTS: Final = 1_024
+"""As many as cosign reads."""
+
 MAX_PREDICATE_TYPE: Final = 1_024
 
 _TYPES = ("https://in-toto.io/Statement/v1", "https://in-toto.io/Statement/v0.1")
 _ALGORITHM = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_VALUE = re.compile(r"[A-Za-z0-9+/=_.:-]{1,1024}")
+_VALUE = re.compile(r"[A-Za-z0-9+/=_.:-]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,522 @@
+"""Harvest: find every attestation, judge it, and keep it with all that its proof needs later.
+
+:func:`plan` divides the registries' repositories into batches; :func:`harvest` works one off. A
+batch can be killed anywhere and run again: evidence counts as known only once its pack is read in
+the archive, and what a claim left half done is taken up or taken over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from longseal.archive.leaf import Leaf, Signer
+from longseal.archive.pack import Evidence, Pack, pack_key, store_pack, write_pack
+from longseal.archive.retention import evidence_class, retain_until
+from longseal.canonical import canonical_json, parse_object, sha256_hex, timestamp
+from longseal.errors import (
+    LongsealError,
+    MalformedError,
+    PermanentError,
+    RegistryError,
+    RetryableError,
+    SettingsError,
+)
+from longseal.registry.attachment import Attachment, fetch
+from longseal.registry.discovery import Candidate, CompletenessRecord, descendants, discover
+from longseal.registry.interface import Registry
+from longseal.seal.tree import leaf_hash
+from longseal.verify.engine import Judgement, Outcome
+from longseal.verify.policy import Reason
+from longseal.verify.pool import Case, VerifierPool
+from longseal.workspace import Workspace
+
+FETCHERS: Final = 16
+"""Requests under way at once in one task; a registry's own budget comes on top."""
+
+MAX_BATCHES: Final = 256
+"""Most batches of one registry: each becomes a mapped task, and Airflow takes 1,024 in all."""
+
+_CHUNK: Final = 256
+"""Attachments fetched before their evidence is packed: what a killed task has to do again."""
+
+_CASES: Final = 8
+"""Attestations handed to a verifying process at once."""
+
+_NOT_AN_IMAGE = re.compile(r"sha256-[0-9a-f]{64}(\.(att|sig|sbom))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one task harvests: some repositories of one registry."""
+
+    registry: str
+    repositories: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """For an XCom."""
+        return {"registry": self.registry, "repositories": list(self.repositories)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Batch:
+        """The inverse of :meth:`to_json`."""
+        return cls(value["registry"], tuple(value["repositories"]))
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts for one image, or for all.
+
+    :param found: attachments seen, known ones included
+    :param ignored: what is no attestation: image signatures, unsigned documents
+    :param unknown: what could not be read or judged, and places that did not answer
+    :param known: attachments whose evidence was in the archive already
+    :param vanished: known evidence that is gone from the registry without a tombstone
+    """
+
+    found: int = 0
+    verified: int = 0
+    ignored: int = 0
+    unknown: int = 0
+    known: int = 0
+    vanished: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Tally) -> None:
+        """Count ``other`` in."""
+        for name in ("found", "verified", "ignored", "unknown", "known", "vanished"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.rejected.update(other.rejected)
+
+    def to_json(self) -> dict[str, Any]:
+        """Counts by name; ``rejected`` by reason."""
+        return {
+            "found": self.found,
+            "verified": self.verified,
+            "rejected": dict(sorted(self.rejected.items())),
+            "ignored": self.ignored,
+            "unknown": self.unknown,
+            "known": self.known,
+            "vanished": self.vanished,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Tally:
+        """The inverse of :meth:`to_json`."""
+        counts = {name: value[name] for name in value if name != "rejected"}
+        return cls(**counts, rejected=Counter(value["rejected"]))
+
+
+@dataclass(slots=True)
+class Harvested:
+    """How a harvest went: by image, and what was written."""
+
+    images: dict[str, Tally] = field(default_factory=dict)
+    packs: list[str] = field(default_factory=list)
+    unreachable: dict[str, str] = field(default_factory=dict)
+    """registries or repositories that did not answer, with what they said"""
+
+    def of(self, image: str) -> Tally:
+        """The counts of ``image``."""
+        return self.images.setdefault(image, Tally())
+
+    @property
+    def total(self) -> Tally:
+        """The counts of all images."""
+        total = Tally()
+        for tally in self.images.values():
+            total.add(tally)
+        return total
+
+    @property
+    def findings(self) -> bool:
+        """Whether somebody should look: rejected, unknown or vanished evidence, silent places."""
+        total = self.total
+        return bool(total.unknown or total.vanished or total.rejected or self.unreachable)
+
+    def add(self, other: Harvested) -> None:
+        """Count another batch in."""
+        for image, tally in other.images.items():
+            self.of(image).add(tally)
+        self.packs += other.packs
+        self.unreachable |= other.unreachable
+
+    def to_json(self) -> dict[str, Any]:
+        """One JSON document: totals, and the counts by image."""
+        return {
+            **self.total.to_json(),
+            "images": {image: tally.to_json() for image, tally in sorted(self.images.items())},
+            "packs": self.packs,
+            "unreachable": self.unreachable,
+        }
+
+
+def plan(workspace: Workspace, size: int = 25) -> tuple[list[Batch], dict[str, str]]:
+    """The repositories to harvest, ``size`` in a batch, or more where that makes too many batches.
+
+    :returns: the batches, and the registries that did not answer with what they said
+    :raises SettingsError: no registry answered at all
+    """
+    found: list[Batch] = []
+    silent: dict[str, str] = {}
+    for chosen in workspace.settings.registries:
+        try:
+            names = list(workspace.registry(chosen.name).repositories())
+        except (RetryableError, MalformedError) as err:
+            silent[chosen.name] = str(err)
+            continue
+        step = max(size, -(-len(names) // MAX_BATCHES))
+        found += [
+            Batch(chosen.name, tuple(names[start : start + step]))
+            for start in range(0, len(names), step)
+        ]
+    if silent and len(silent) == len(workspace.settings.registries):
+        name, reason = next(iter(silent.items()))
+        raise SettingsError("registries", f"no registry answered; {name}: {reason}")
+    return found, silent
+
+
+def harvest(workspace: Workspace, batch: Batch) -> Harvested:
+    """Harvest ``batch``: discover, fetch what is not known, judge, pack, archive.
+
+    A rejected or unreadable attestation is evidence with a reason, never an error.
+
+    :raises RetryableError: the archive did not take what was found
+    """
+    # The processes are forked first: a fork beside running threads may copy a held lock.
+    with VerifierPool(
+        workspace.trusted_root, workspace.policy, workspace.settings.harvest_workers
+    ) as pool:
+        workspace.keep(workspace.trusted_root)
+        workspace.keep(workspace.policy)
+        take_up(workspace)
+        with ThreadPoolExecutor(FETCHERS) as fetchers:
+            return _Run(workspace, batch.registry, pool, fetchers).harvest(batch.repositories)
+
+
+def take_up(workspace: Workspace) -> None:
+    """Finish what a killed run left: a claimed pack that did reach the archive is stored."""
+    for digest in workspace.catalog.claimed_packs():
+        if workspace.archive.stat(pack_key(digest)) is not None:
+            workspace.catalog.mark_stored(digest)
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    repository: str
+    digest: str
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """One thing to judge: an attachment, and the layer of it that speaks."""
+
+    attachment: Attachment
+    payload: bytes
+    kind: str
+    refusal: str = ""
+    """why what it hangs on could not be read, for the kind ``refused``"""
+
+
+class _Run:
+    """One batch under way."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        registry: str,
+        pool: VerifierPool,
+        fetchers: ThreadPoolExecutor,
+    ) -> None:
+        self._workspace = workspace
+        self._registry: Registry = workspace.registry(registry)
+        self._pool = pool
+        self._fetchers = fetchers
+        self._result = Harvested()
+        self._collected_at = workspace.now().replace(microsecond=0)
+
+    def harvest(self, repositories: Sequence[str]) -> Harvested:
+        subjects = [
+            subject
+            for found in self._fetchers.map(self._subjects, repositories)
+            for subject in found
+        ]
+        candidates: list[Candidate] = []
+        records: list[CompletenessRecord] = []
+        for record, unknown in self._fetchers.map(self._discover, subjects):
+            records.append(record)
+            candidates += unknown
+        wanted = self._without_known(records, candidates)
+        for start in range(0, len(wanted), _CHUNK):
+            self._judge(wanted[start : start + _CHUNK])
+        self._record(records)
+        if self._result.packs:
+            self._workspace.note(
+                "harvest.stored",
+                {"registry": self._registry.name, "packs": self._result.packs}
+                | self._result.total.to_json(),
+            )
+        return self._result
+
+    def _subjects(self, repository: str) -> list[_Subject]:
+        """Every image of ``repository``: tagged, child of an index, or named by a fallback tag."""
+        try:
+            tags = self._registry.tags(repository)
+            special = tuple(tag for tag in tags if _NOT_AN_IMAGE.fullmatch(tag))
+            digests = {f"sha256:{tag[7:71]}" for tag in special}
+            for tag in sorted(set(tags) - set(special)):
+                manifest = self._registry.manifest(repository, tag)
+                if manifest is None:
+                    continue
+                digests.add(manifest.digest)
+                digests |= {
+                    child.digest for child in descendants(self._registry, repository, manifest)
+                }
+        except (RegistryError, PermanentError) as err:
+            self._result.unreachable[f"{self._registry.name}/{repository}"] = str(err)
+            return []
+        return [_Subject(repository, digest, special) for digest in sorted(digests)]
+
+    def _discover(self, subject: _Subject) -> tuple[CompletenessRecord, tuple[Candidate, ...]]:
+        found = discover(self._registry, subject.repository, subject.digest, subject.tags)
+        return found.record, found.candidates
+
+    def _without_known(
+        self, records: Iterable[CompletenessRecord], candidates: Iterable[Candidate]
+    ) -> list[Candidate]:
+        known: dict[tuple[str, str], set[str]] = {}
+        by_repository: dict[str, list[str]] = {}
+        for record in records:
+            by_repository.setdefault(record.repository, []).append(record.subject)
+        for repository, images in by_repository.items():
+            found = self._workspace.catalog.known_manifests(self._registry.name, repository, images)
+            known.update({(repository, image): digests for image, digests in found.items()})
+        for record in records:
+            tally = self._result.of(record.subject)
+            tally.found += len(record.found)
+            if record.state == "unknown":
+                tally.unknown += 1
+        wanted = []
+        for candidate in candidates:
+            if candidate.manifest.digest in known.get(
+                (candidate.repository, candidate.subject), ()
+            ):
+                self._result.of(candidate.subject).known += 1
+            else:
+                wanted.append(candidate)
+        return wanted
+
+    def _judge(self, candidates: Sequence[Candidate]) -> None:
+        """Fetch, judge, pack and archive ``candidates``; judging starts while fetching goes on."""
+        settled: list[tuple[_Found, Judgement]] = []
+        judging: list[tuple[list[_Found], Future[list[Judgement]]]] = []
+        waiting: list[_Found] = []
+        for fetched in self._fetchers.map(self._fetch, candidates):
+            for found in fetched:
+                if found.kind == "bundle":
+                    waiting.append(found)
+                else:
+                    settled.append((found, self._set_aside(found)))
+            if len(waiting) >= _CASES:
+                judging.append((waiting, self._submit(waiting)))
+                waiting = []
+        if waiting:
+            judging.append((waiting, self._submit(waiting)))
+        for group, future in judging:
+            settled += zip(group, future.result(), strict=True)
+        self._archive(settled)
+
+    def _fetch(self, candidate: Candidate) -> list[_Found]:
+        try:
+            try:
+                return list(_speaking(fetch(self._registry, candidate)))
+            except PermanentError as err:
+                manifest = self._registry.manifest(candidate.repository, candidate.manifest.digest)
+                if manifest is None:
+                    raise
+                attachment = Attachment(candidate, manifest, ())
+                return [_Found(attachment, manifest.data, "refused", str(err))]
+        except LongsealError:
+            # Not read is not judged: it stays unknown, and the next harvest asks again.
+            self._result.of(candidate.subject).unknown += 1
+            return []
+
+    def _submit(self, found: Sequence[_Found]) -> Future[list[Judgement]]:
+        return self._pool.submit(
+            Case(
+                one.payload,
+                one.attachment.candidate.subject,
+                one.attachment.candidate.repository,
+                self._collected_at,
+            )
+            for one in found
+        )
+
+    def _set_aside(self, found: _Found) -> Judgement:
+        if found.kind == "refused":
+            outcome, reason = Outcome.REJECTED, Reason("malformed", found.refusal)
+        elif found.kind == "other":
+            text = f"no attestation: {_artifact_type(found.attachment)}"
+            outcome, reason = Outcome.IGNORED, Reason("not-an-attestation", text)
+        else:
+            text = f"no engine here judges cosign's older attachments ({found.kind})"
+            outcome, reason = Outcome.UNKNOWN, Reason("unsupported", text)
+        return Judgement(outcome, reason, signed_at=self._collected_at, engine="none")
+
+    def _archive(self, settled: Iterable[tuple[_Found, Judgement]]) -> None:
+        """Pack what was judged: one pack for each class and month of retention."""
+        groups: dict[tuple[str, datetime], list[tuple[Leaf, Evidence]]] = {}
+        for found, judgement in settled:
+            try:
+                leaf = self._leaf(found, judgement)
+                leaf.line()
+            except MalformedError as err:
+                reason = Reason("malformed", f"what it says cannot be written down: {err}")
+                judgement = Judgement(Outcome.REJECTED, reason, engine=judgement.engine)
+                leaf = self._leaf(found, judgement)
+            self._count(found, judgement)
+            kept = evidence_class(self._workspace.settings.retention, leaf)
+            key = (kept.name, retain_until(kept.keep, leaf))
+            evidence = Evidence(leaf.line(), found.attachment.manifest.data, found.payload)
+            groups.setdefault(key, []).append((leaf, evidence))
+        for (name, until), members in sorted(groups.items()):
+            pack = write_pack(evidence for _, evidence in members)
+            self._claim(pack, name, until, [leaf for leaf, _ in members])
+            store_pack(self._workspace.archive, pack, until)
+            self._workspace.catalog.mark_stored(pack.digest)
+            self._result.packs.append(pack.digest)
+
+    def _claim(self, pack: Pack, name: str, until: datetime, leaves: Sequence[Leaf]) -> None:
+        self._workspace.catalog.claim_pack(
+            {
+                "digest": pack.digest,
+                "state": "claimed",
+                "evidence_class": name,
+                "retain_until": until,
+                "claimed_at": self._collected_at,
+                "size": len(pack.data),
+                "members": len(leaves),
+            },
+            [catalog_row(leaf, pack.digest) for leaf in leaves],
+        )
+
+    def _count(self, found: _Found, judgement: Judgement) -> None:
+        tally = self._result.of(found.attachment.candidate.subject)
+        if judgement.outcome is Outcome.REJECTED:
+            assert judgement.reason is not None
+            tally.rejected[judgement.reason.slug] += 1
+        else:
+            name = judgement.outcome.value
+            setattr(tally, name, getattr(tally, name) + 1)
+
+    def _leaf(self, found: _Found, judgement: Judgement) -> Leaf:
+        candidate = found.attachment.candidate
+        signer = None
+        if judgement.identity is not None and judgement.issuer is not None:
+            signer = Signer(judgement.identity, judgement.issuer)
+        return Leaf(
+            sha256=sha256_hex(found.payload),
+            sha512=hashlib.sha512(found.payload).hexdigest(),
+            size=len(found.payload),
+            collected_at=self._collected_at,
+            engine=judgement.engine,
+            image=candidate.subject,
+            manifest=found.attachment.manifest.digest,
+            policy=self._pool.policy_digest,
+            registry=self._registry.name,
+            repository=candidate.repository,
+            signed_at=judgement.signed_at or self._collected_at,
+            time_source=judgement.time_source,
+            trust=self._pool.trust_digest,
+            verdict=judgement.outcome.value,
+            subject=judgement.subjects,
+            predicate_type=judgement.predicate_type,
+            reason=None if judgement.reason is None else str(judgement.reason),
+            signer=signer,
+        )
+
+    def _record(self, records: Sequence[CompletenessRecord]) -> None:
+        """Keep each completeness record that differs from the one before, and sound the alarm."""
+        catalog, name = self._workspace.catalog, self._registry.name
+        changed: list[tuple[CompletenessRecord, str, str]] = []
+        by_repository: dict[str, list[CompletenessRecord]] = {}
+        for record in records:
+            by_repository.setdefault(record.repository, []).append(record)
+        for repository, group in by_repository.items():
+            images = [record.subject for record in group]
+            before = catalog.records(name, repository, images)
+            held = catalog.held_manifests(name, repository, images)
+            for record in group:
+                gone = held.get(record.subject, set()) - set(record.found)
+                vanished = gone if record.whole else set()
+                self._result.of(record.subject).vanished += len(vanished)
+                line = canonical_json({**record.to_json(), "vanished": sorted(vanished)})
+                if before.get(record.subject) != line.decode():
+                    changed.append(
+                        (record, line.decode(), "vanished" if vanished else record.state)
+                    )
+        if not changed:
+            return
+        at = timestamp(self._collected_at)
+        self._workspace.keep(
+            b"".join(
+                canonical_json({**parse_object(line.encode(), "a record"), "checkedAt": at}) + b"\n"
+                for _, line, _ in changed
+            )
+        )
+        catalog.record_images(
+            [
+                {
+                    "source": name,
+                    "repository": record.repository,
+                    "digest": record.subject,
+                    "state": state,
+                    "record": line,
+                    "checked_at": self._collected_at,
+                }
+                for record, line, state in changed
+            ]
+        )
+
+
+def catalog_row(leaf: Leaf, pack: str) -> dict[str, Any]:
+    """The catalog's columns of one piece of evidence."""
+    line = leaf.line()
+    return {
+        "source": leaf.registry,
+        "repository": leaf.repository,
+        "image": leaf.image,
+        "manifest": leaf.manifest,
+        "bundle": f"sha256:{leaf.sha256}",
+        "verdict": leaf.verdict,
+        "reason": leaf.reason,
+        "predicate_type": leaf.predicate_type,
+        "identity": leaf.signer and leaf.signer.identity,
+        "issuer": leaf.signer and leaf.signer.issuer,
+        "signed_at": leaf.signed_at,
+        "collected_at": leaf.collected_at,
+        "leaf": line.decode(),
+        "leaf_hash": leaf_hash(line).hex(),
+        "pack": pack,
+    }
+
+
+def _speaking(attachment: Attachment) -> Iterator[_Found]:
+    """What of an attachment is evidence: each layer that speaks, else the manifest itself."""
+    speaking = [layer for layer in attachment.layers if layer.kind != "other"]
+    for layer in speaking:
+        yield _Found(attachment, layer.data, layer.kind)
+    if not speaking:
+        yield _Found(attachment, attachment.manifest.data, "other")
+
+
+def _artifact_type(attachment: Attachment) -> str:
+    descriptor = attachment.candidate.manifest
+    return descriptor.artifact_type or descriptor.media_type

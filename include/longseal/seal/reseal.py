@@ -1,0 +1,608 @@
+"""The period's seal: freeze, recheck, sign, check, timestamp, log, publish.
+
+Every step finds its place from the archive alone and may be killed and run again. A sealed period
+is left as it is, and says so.
+
+Layout of the archive, below ``seals/<sequence, 6 digits>/``:
+
+``<attempt>/``                 the ceremony of one attempt; ``void.json`` where recheck refused it
+``seal.sigstore.json``         the published seal
+``seal-trusted-root.json``     what its timestamps and log entry are verified against
+``renewal.sha512``             the key-free list of all seals, ``renewal.tokens.json`` its timestamps
+``images/<number>/``           the ceremony of each image statement
+
+The files that a seal speaks of are its statement's subjects; each is archived under its digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
+from longseal import __version__
+from longseal.archive.leaf import Leaf
+from longseal.archive.pack import load_pack
+from longseal.canonical import canonical_json, digest_of, parse_object, sha256_hex, timestamp
+from longseal.catalog.models import Seal
+from longseal.errors import RefusedError, VerificationError
+from longseal.seal.bundle import parse_key_bundle
+from longseal.seal.ceremony import (
+    Ceremony,
+    check_bundle,
+    key_set,
+    organisation_key,
+    seal_trusted_root,
+)
+from longseal.seal.checkpoint import (
+    Checkpoint,
+    parse_verifier_key,
+    sign_note,
+    verifier_key,
+    verify_checkpoint,
+)
+from longseal.seal.period import Period
+from longseal.seal.statement import Statement, Subject
+from longseal.seal.tree import Tree, leaf_hash
+from longseal.verify.engine import Judgement, Outcome
+from longseal.verify.pool import Case, VerifierPool
+from longseal.workspace import Workspace
+
+SHARD_LINES: Final = 65_536
+"""Leaves in one shard: a complete level-2 subtree, and below cosign's 128 MiB for an artifact."""
+
+SEAL: Final = "seal.sigstore.json"
+TRUSTED_ROOT: Final = "seal-trusted-root.json"
+
+_ATTEMPT = re.compile(r"seals/(\d{6})/(\d{1,4})/statement\.json")
+_CASES: Final = 32
+
+
+def predicate_type(workspace: Workspace, kind: str) -> str:
+    """The predicate type of the organisation's own statements: ``seal``, ``image``, …"""
+    return f"https://{workspace.settings.organisation}/longseal/{kind}/v1"
+
+
+def seal_folder(sequence: int) -> str:
+    """Where a seal and all that belongs to it is archived."""
+    return f"seals/{sequence:06}"
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A published seal, as the archive has it."""
+
+    sequence: int
+    bundle: bytes
+    statement: Statement
+
+    @property
+    def digest(self) -> str:
+        """The digest of the bundle file."""
+        return digest_of(self.bundle)
+
+    @property
+    def period(self) -> str:
+        """The period's name."""
+        return str(self.statement.predicate["period"])
+
+    @property
+    def root(self) -> str:
+        """The tree's root, hex."""
+        return str(self.statement.predicate["tree"]["root"])
+
+    @property
+    def size(self) -> int:
+        """How many leaves it covers."""
+        return int(self.statement.predicate["tree"]["size"])
+
+    def files(self, prefix: str = "") -> dict[str, str]:
+        """Digests of the subjects whose name begins with ``prefix``, by name."""
+        return {
+            subject.name: f"sha256:{subject.digest['sha256']}"
+            for subject in self.statement.subjects
+            if subject.name is not None and subject.name.startswith(prefix)
+        }
+
+
+def published(workspace: Workspace) -> list[Published]:
+    """Every published seal, oldest first.
+
+    :raises VerificationError: a seal between two others is missing
+    """
+    found: list[Published] = []
+    while workspace.archive.stat(f"{seal_folder(len(found) + 1)}/{SEAL}") is not None:
+        found.append(read_seal(workspace, len(found) + 1))
+    return found
+
+
+def read_seal(workspace: Workspace, sequence: int) -> Published:
+    """The published seal with this sequence; nothing of it is verified."""
+    bundle = workspace.archive.get(f"{seal_folder(sequence)}/{SEAL}")
+    return Published(sequence, bundle, Statement.parse(parse_key_bundle(bundle).payload))
+
+
+class Reseal:
+    """The sealing of one period.
+
+    :param period: ``YYYY-MM``, ``YYYY-MM.N`` or ``r-NAME``
+    :raises RefusedError: no such period, or a month that is not over
+    """
+
+    def __init__(self, workspace: Workspace, period: str) -> None:
+        self._workspace = workspace
+        self.period = Period.parse(period, workspace.now())
+
+    @cached_property
+    def sealed(self) -> Published | None:
+        """The period's published seal; None while there is none."""
+        return next(
+            (one for one in published(self._workspace) if one.period == self.period.name), None
+        )
+
+    @cached_property
+    def ceremony(self) -> Ceremony:
+        """The period's claimed attempt.
+
+        :raises RefusedError: nothing is claimed, or another period is
+        """
+        found = self._claimed()
+        if found is None:
+            raise RefusedError(f"{self.period.name} is not frozen: freeze comes first")
+        return found
+
+    # -- freeze ------------------------------------------------------------------------------
+
+    def freeze(self) -> dict[str, Any]:
+        """Decide what the seal covers, archive it, and claim the next sequence for it."""
+        if self.sealed is not None:
+            self._note_sealed(self.sealed)
+            return self._summary()
+        if self._claimed() is None:
+            files, statement = self._compose()
+            for data in files.values():
+                self._workspace.keep(data)
+            folder = self._next_folder()
+            Ceremony(self._workspace, folder).claim(statement)
+            self._workspace.note(
+                "seal.claimed",
+                {
+                    "folder": folder,
+                    "period": self.period.name,
+                    "statement": digest_of(statement),
+                },
+            )
+        self.__dict__.pop("ceremony", None)
+        return self._summary()
+
+    def _claimed(self) -> Ceremony | None:
+        folder = self._open_folder()
+        if folder is None:
+            return None
+        ceremony = Ceremony(self._workspace, folder)
+        claimed = Statement.parse(ceremony.statement()).predicate["period"]
+        if claimed != self.period.name:
+            raise RefusedError(
+                f"{folder} is claimed by the period {claimed} and not published yet:"
+                f" finish that first (longseal reseal --period {claimed})"
+            )
+        return ceremony
+
+    def _attempts(self) -> list[str]:
+        sequence = len(published(self._workspace)) + 1
+        keys = self._workspace.archive.keys(f"{seal_folder(sequence)}/")
+        return sorted(
+            (key.removesuffix("/statement.json") for key in keys if _ATTEMPT.fullmatch(key)),
+            key=lambda folder: int(folder.rpartition("/")[2]),
+        )
+
+    def _open_folder(self) -> str | None:
+        """The newest attempt at the next sequence, unless it is void."""
+        attempts = self._attempts()
+        if not attempts or self._workspace.archive.stat(f"{attempts[-1]}/void.json") is not None:
+            return None
+        return attempts[-1]
+
+    def _next_folder(self) -> str:
+        sequence = len(published(self._workspace)) + 1
+        return f"{seal_folder(sequence)}/{len(self._attempts()) + 1}"
+
+    def _compose(self) -> tuple[dict[str, bytes], bytes]:
+        """All files of the seal by name, and the statement about them."""
+        workspace = self._workspace
+        rows = workspace.catalog.unsealed(self.period.end)
+        leaves = sorted({row.leaf.encode() for row in rows})
+        self._require_packed(leaves, {row.pack for row in rows})
+        by_verdict: dict[str, list[bytes]] = {name.value: [] for name in Outcome}
+        parsed = [Leaf.parse(line) for line in leaves]
+        for line, leaf in zip(leaves, parsed, strict=True):
+            by_verdict[leaf.verdict].append(line)
+        sealed = by_verdict.pop(Outcome.VERIFIED.value)
+        images = workspace.catalog.images_of(rows)
+        before = published(workspace)
+        sequence = len(before) + 1
+
+        tree = Tree.of(map(leaf_hash, sealed))
+        origin = f"{workspace.settings.organisation}/seal/{sequence}"
+        note_key = ed25519.Ed25519PrivateKey.generate()
+        head = Checkpoint(origin, tree.size, tree.root)
+        files = {
+            "checkpoint": sign_note(head.format(), origin, note_key),
+            **_shards(sealed),
+            **{f"{name}.jsonl": _lines(lines) for name, lines in by_verdict.items()},
+            "records.jsonl": _lines(row.record.encode() for row in images),
+            "seals.sha256": _sums("sha256", _seal_files(before)),
+        }
+        for digest in sorted({leaf.policy for leaf in parsed}):
+            files[f"policies/{digest[7:]}.json"] = workspace.kept(digest)
+        for digest in sorted({leaf.trust for leaf in parsed}):
+            files[f"trusted-roots/{digest[7:]}.json"] = workspace.kept(digest)
+        key = organisation_key(workspace)
+        keys = key_set(workspace)
+        assert keys is not None
+        files["key-set.json"] = keys[1]
+        ledger_head = workspace.ledger.head()
+        if ledger_head is not None:
+            files["ledger-head.json"] = ledger_head.data
+
+        states = Counter(row.state for row in images)
+        statement = Statement(
+            tuple(Subject.of(data, name) for name, data in files.items()),
+            predicate_type(workspace, "seal"),
+            {
+                "period": self.period.name,
+                "end": None if self.period.end is None else timestamp(self.period.end),
+                "sequence": sequence,
+                "sealedAt": timestamp(workspace.now()),
+                "tree": {
+                    "algorithm": "rfc6962-sha256",
+                    "origin": origin,
+                    "size": tree.size,
+                    "root": tree.root.hex(),
+                    "checkpointKey": verifier_key(origin, note_key.public_key()),
+                },
+                "counts": {
+                    "verified": len(sealed),
+                    **{name: len(lines) for name, lines in by_verdict.items()},
+                    "images": len(images),
+                    "records": dict(sorted(states.items())),
+                    "registries": dict(sorted(Counter(leaf.registry for leaf in parsed).items())),
+                },
+                "previous": None if not before else before[-1].digest,
+                "renews": [
+                    {"sequence": one.sequence, "digest": one.digest} for one in before
+                ],
+                "keyid": key.keyid,
+                "software": f"longseal {__version__}",
+            },
+        )
+        return files, statement.format()
+
+    def _require_packed(self, leaves: Sequence[bytes], packs: Iterable[str]) -> None:
+        """A row that was only written into the catalog is in no pack, and is not sealed."""
+        missing = set(leaves)
+        for digest in sorted(packs):
+            missing -= {item.leaf for item in load_pack(self._workspace.archive, digest)}
+        if missing:
+            raise VerificationError(
+                f"the catalog lists {len(missing)} leaves that are in no pack, the first for"
+                f" {Leaf.parse(min(missing)).image}: somebody wrote into it; rebuild it"
+            )
+
+    # -- recheck -----------------------------------------------------------------------------
+
+    def recheck(self) -> dict[str, Any]:
+        """Verify again, from the packs, everything that is about to be sealed.
+
+        The receipt that :meth:`sign` asks for is written only when all of it holds. Otherwise the
+        attempt is void, and the evidence that failed is left out of the next.
+
+        :raises VerificationError: naming what failed
+        """
+        if self.sealed is not None:
+            return self._summary()
+        key = self._receipt_key()
+        if self._workspace.archive.stat(key) is None:
+            statement = Statement.parse(self.ceremony.statement())
+            seal = Published(int(statement.predicate["sequence"]), b"", statement)
+            lines = check_files(self._workspace, seal)
+            failed = self._judge_again(lines)
+            if failed:
+                self._void(failed)
+            receipt = {
+                "leaves": len(lines),
+                "root": seal.root,
+                "statement": digest_of(self.ceremony.statement()),
+            }
+            self._workspace.archive.put(key, canonical_json(receipt))
+        return self._summary()
+
+    def _receipt_key(self) -> str:
+        return f"rechecks/{sha256_hex(self.ceremony.statement())}.json"
+
+    def _judge_again(self, lines: Sequence[bytes]) -> dict[bytes, str]:
+        """Lines that do not hold, with why."""
+        workspace = self._workspace
+        wanted = {leaf_hash(line).hex(): line for line in lines}
+        missing = set(lines)
+        failed: dict[bytes, str] = {}
+        with _Judges(workspace) as judges:
+            for digest in workspace.catalog.packs_of(wanted):
+                cases: list[tuple[bytes, Leaf, bytes]] = []
+                for item in load_pack(workspace.archive, digest):
+                    if item.leaf in missing:
+                        missing.discard(item.leaf)
+                        cases.append((item.leaf, Leaf.parse(item.leaf), item.payload))
+                for line, leaf, judgement in judges.judge(cases):
+                    if difference := _difference(leaf, judgement):
+                        failed[line] = difference
+        failed.update(dict.fromkeys(missing, "it is in no pack of the archive"))
+        return failed
+
+    def _void(self, failed: dict[bytes, str]) -> None:
+        report = canonical_json(
+            {
+                "failed": [
+                    {"leaf": leaf_hash(line).hex(), "reason": reason}
+                    for line, reason in sorted(failed.items())
+                ]
+            }
+        )
+        self._workspace.archive.put(f"{self.ceremony.folder}/void.json", report)
+        self._workspace.catalog.set_aside([leaf_hash(line).hex() for line in failed])
+        self._workspace.note(
+            "seal.voided", {"folder": self.ceremony.folder, "report": digest_of(report)}
+        )
+        line, reason = min(failed.items())
+        raise VerificationError(
+            f"{len(failed)} of the attestations to seal did not hold when verified again, the first"
+            f" on {Leaf.parse(line).image}: {reason}. They are set aside and the attempt is void;"
+            " look at them, then seal the period again"
+        )
+
+    # -- sign, check, timestamp, log, publish ------------------------------------------------
+
+    def sign(self) -> dict[str, Any]:
+        """Sign the claimed statement: one key operation, or none where it is signed already.
+
+        :raises RefusedError: it was not rechecked
+        """
+        if self.sealed is not None:
+            return {**self._summary(), "key_operations": 0}
+        if self._workspace.archive.stat(self._receipt_key()) is None:
+            raise RefusedError("the statement was not rechecked: recheck comes before sign")
+        return {**self._summary(), "key_operations": self.ceremony.sign()}
+
+    def timestamp(self) -> dict[str, Any]:
+        """Have the signature timestamped by the quorum."""
+        silent = {} if self.sealed is not None else self.ceremony.timestamp()
+        return {**self._summary(), "silent_authorities": silent}
+
+    def log(self) -> dict[str, Any]:
+        """Enter the signature in the transparency log, where the settings name one."""
+        if self.sealed is None:
+            self.ceremony.log()
+        return self._summary()
+
+    def check(self) -> dict[str, Any]:
+        """Put the bundle together and check all of it as a stranger would."""
+        if self.sealed is None and not self.ceremony.finished:
+            self.ceremony.finish()
+        return self._summary()
+
+    def publish(self) -> dict[str, Any]:
+        """Publish the checked bundle as the period's seal, and renew all seals before it."""
+        if self.sealed is None:
+            workspace, ceremony = self._workspace, self.ceremony
+            bundle = ceremony.bundle()
+            check_bundle(workspace, bundle, organisation_key(workspace).key)
+            sequence = int(Statement.parse(ceremony.statement()).predicate["sequence"])
+            folder = seal_folder(sequence)
+            workspace.archive.put(f"{folder}/{TRUSTED_ROOT}", seal_trusted_root(workspace))
+            workspace.archive.put(f"{folder}/{SEAL}", bundle)
+            self.__dict__.pop("sealed", None)
+            workspace.note(
+                "seal.published",
+                {"period": self.period.name, "sequence": sequence, "seal": digest_of(bundle)},
+            )
+        assert self.sealed is not None
+        renew(self._workspace, self.sealed)
+        self._note_sealed(self.sealed)
+        return self._summary()
+
+    def _note_sealed(self, seal: Published) -> None:
+        catalog = self._workspace.catalog
+        if any(one.sequence == seal.sequence for one in catalog.seals()):
+            return
+        lines = [
+            *_read_lines(self._workspace, seal.files("leaves/").values()),
+            *_read_lines(
+                self._workspace,
+                [seal.files()[f"{name}.jsonl"] for name in ("rejected", "ignored", "unknown")],
+            ),
+        ]
+        catalog.add_seal(
+            Seal(
+                sequence=seal.sequence,
+                period=seal.period,
+                digest=seal.digest,
+                root=seal.root,
+                size=seal.size,
+                sealed_at=self._workspace.now(),
+            ),
+            [leaf_hash(line).hex() for line in lines],
+        )
+
+    def _summary(self) -> dict[str, Any]:
+        seal = self.sealed
+        if seal is None:
+            statement = Statement.parse(self.ceremony.statement())
+            seal = Published(int(statement.predicate["sequence"]), b"", statement)
+        return {
+            "period": self.period.name,
+            "sequence": seal.sequence,
+            "root": seal.root,
+            "size": seal.size,
+            "counts": seal.statement.predicate["counts"],
+            "seal": seal.digest if self.sealed else None,
+            "path": f"{seal_folder(seal.sequence)}/{SEAL}" if self.sealed else None,
+            "sealed": self.sealed is not None,
+        }
+
+
+def check_files(workspace: Workspace, seal: Published) -> list[bytes]:
+    """Check every file that a seal speaks of, and its tree against the leaves.
+
+    :returns: the lines of its leaves
+    :raises VerificationError: a file has other bytes, or the leaves give another root
+    """
+    for name, digest in seal.files().items():
+        if digest_of(workspace.kept(digest)) != digest:
+            raise VerificationError(f"{name} has other bytes than the seal says")
+    lines = _read_lines(workspace, seal.files("leaves/").values())
+    check_tree(seal, lines, workspace.kept(seal.files()["checkpoint"]))
+    return lines
+
+
+def check_tree(seal: Published, lines: Sequence[bytes], note: bytes) -> Tree:
+    """Check that ``lines`` are the leaves of the seal's tree, and ``note`` its checkpoint.
+
+    :raises VerificationError: when they are not
+    """
+    described = seal.statement.predicate["tree"]
+    tree = Tree.of(map(leaf_hash, lines))
+    if (tree.size, tree.root.hex()) != (described["size"], described["root"]):
+        raise VerificationError(
+            f"the leaves give a tree of {tree.size} with root {tree.root.hex()}, the seal says"
+            f" {described['size']} with {described['root']}"
+        )
+    origin, key = parse_verifier_key(described["checkpointKey"])
+    head = verify_checkpoint(note, described["origin"], key)
+    if origin != described["origin"] or (head.size, head.root) != (tree.size, tree.root):
+        raise VerificationError("the checkpoint is not of the seal's tree")
+    return tree
+
+
+def renew(workspace: Workspace, seal: Published) -> None:
+    """Timestamp the key-free list of all seals: it outlives the key that signed them."""
+    from longseal.seal.ceremony import timestamp_file
+
+    folder = seal_folder(seal.sequence)
+    if workspace.archive.stat(f"{folder}/renewal.sha512") is None:
+        upto = [one for one in published(workspace) if one.sequence <= seal.sequence]
+        workspace.archive.put(f"{folder}/renewal.sha512", _sums("sha512", _seal_files(upto)))
+    timestamp_file(workspace, f"{folder}/renewal.sha512", f"{folder}/renewal.tokens.json")
+
+
+class _Judges:
+    """Pools of verifiers for the trusted roots and policies that leaves name.
+
+    A trusted root or policy that neither the settings nor a published seal has is no authority:
+    what it judged is judged again by the ones in force.
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._current = (digest_of(workspace.trusted_root), digest_of(workspace.policy))
+        sealed = {
+            digest for seal in published(workspace) for digest in seal.files().values()
+        }
+        self._accepted = sealed | set(self._current)
+        self._pools: dict[tuple[str, str], VerifierPool] = {}
+
+    def __enter__(self) -> _Judges:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pool in self._pools.values():
+            pool.__exit__(None, None, None)
+
+    def judge(
+        self, cases: Sequence[tuple[bytes, Leaf, bytes]]
+    ) -> Iterator[tuple[bytes, Leaf, Judgement]]:
+        """Judge ``(line, leaf, payload)`` each, on every core."""
+        groups: dict[tuple[str, str], list[tuple[bytes, Leaf, bytes]]] = {}
+        for case in cases:
+            named = (case[1].trust, case[1].policy)
+            known = named if set(named) <= self._accepted else self._current
+            groups.setdefault(known, []).append(case)
+        for named, group in groups.items():
+            pool = self._pool(named)
+            parts = [group[at : at + _CASES] for at in range(0, len(group), _CASES)]
+            futures = [
+                pool.submit(
+                    Case(payload, leaf.image, leaf.repository, leaf.collected_at)
+                    for _, leaf, payload in part
+                )
+                for part in parts
+            ]
+            for part, future in zip(parts, futures, strict=True):
+                for (line, leaf, _), judgement in zip(part, future.result(), strict=True):
+                    yield line, leaf, judgement
+
+    def _pool(self, named: tuple[str, str]) -> VerifierPool:
+        if named not in self._pools:
+            trust, policy = (
+                (self._workspace.trusted_root, self._workspace.policy)
+                if named == self._current
+                else (self._workspace.kept(named[0]), self._workspace.kept(named[1]))
+            )
+            self._pools[named] = VerifierPool(
+                trust, policy, self._workspace.settings.harvest_workers
+            )
+        return self._pools[named]
+
+
+def _difference(leaf: Leaf, judgement: Judgement) -> str | None:
+    """How a second judgement differs from what the leaf says; None where it does not."""
+    if judgement.outcome is not Outcome.VERIFIED or judgement.signed_at is None:
+        return f"it is {judgement.outcome}: {judgement.reason}"
+    signer = leaf.signer
+    pairs = {
+        "identity": (signer and signer.identity, judgement.identity),
+        "issuer": (signer and signer.issuer, judgement.issuer),
+        "predicate type": (leaf.predicate_type, judgement.predicate_type),
+        "subjects": (leaf.subject, judgement.subjects),
+        "signing time": (timestamp(leaf.signed_at), timestamp(judgement.signed_at)),
+        "time source": (leaf.time_source, judgement.time_source),
+    }
+    return next(
+        (
+            f"its {name} is {found}, the leaf says {said}"
+            for name, (said, found) in pairs.items()
+            if said != found
+        ),
+        None,
+    )
+
+
+def _shards(lines: Sequence[bytes]) -> dict[str, bytes]:
+    return {
+        f"leaves/{at // SHARD_LINES:04}.jsonl": _lines(lines[at : at + SHARD_LINES])
+        for at in range(0, len(lines), SHARD_LINES)
+    }
+
+
+def _lines(lines: Iterable[bytes]) -> bytes:
+    return b"".join(line + b"\n" for line in lines)
+
+
+def _read_lines(workspace: Workspace, digests: Iterable[str]) -> list[bytes]:
+    return [line for digest in digests for line in workspace.kept(digest).splitlines()]
+
+
+def _seal_files(seals: Iterable[Published]) -> dict[str, bytes]:
+    return {f"{seal_folder(one.sequence)}/{SEAL}": one.bundle for one in seals}
+
+
+def _sums(algorithm: str, files: dict[str, bytes]) -> bytes:
+    """A list that ``sha256sum --check`` and its kin read."""
+    return "".join(
+        f"{hashlib.new(algorithm, data).hexdigest()}  {name}\n" for name, data in files.items()
+    ).encode()

@@ -1,0 +1,257 @@
+"""What one run works with: the settings, and everything that they name, opened when first used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+from longseal.archive.interface import Archive
+from longseal.audit.ledger import Ledger
+from longseal.canonical import digest_of, hex_of
+from longseal.catalog.catalog import Catalog
+from longseal.errors import MalformedError, SettingsError, UnsupportedError
+from longseal.registry.interface import Registry
+from longseal.seal.signers.interface import Signer
+from longseal.settings import (
+    DirectoryArchiveSettings,
+    FileSignerSettings,
+    LayoutSettings,
+    Pkcs11SignerSettings,
+    RegistrySettings,
+    RegistrySiteSettings,
+    S3ArchiveSettings,
+    Settings,
+    policy_document,
+    secret,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """A user name and its secret, from wherever secrets are kept."""
+
+    username: str
+    password: str = field(repr=False)
+
+
+class Secrets(Protocol):
+    """Where the login behind a ``conn_id`` is kept: in Airflow, a connection."""
+
+    def login(self, conn_id: str, setting: str) -> Login:
+        """The login called ``conn_id``.
+
+        :raises SettingsError: naming ``setting``, when there is none
+        """
+
+
+class NoConnections:
+    """The command's own view: connections belong to Airflow."""
+
+    def login(self, conn_id: str, setting: str) -> Login:
+        """Refuse, and say what to do."""
+        raise SettingsError(
+            setting,
+            f"the connection {conn_id!r} is known to Airflow only; outside it, name environment"
+            " variables that hold the login",
+        )
+
+
+def utc_now() -> datetime:
+    """The clock of a run."""
+    return datetime.now(UTC)
+
+
+class Workspace:
+    """Opens what the settings name, once, and hands it to the steps.
+
+    :param actor: who is acting, for the ledger: a user, or a DAG run and its try
+    :param clock: gives the time in UTC; a test gives another one
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        environ: Mapping[str, str] = os.environ,
+        secrets: Secrets | None = None,
+        actor: str = "longseal",
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self.settings = settings
+        self.actor = actor
+        self.now = clock
+        self._environ = environ
+        self._secrets = secrets or NoConnections()
+        self._registries: dict[str, Registry] = {}
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """What is known."""
+        return Catalog.open(self.settings.catalog)
+
+    @cached_property
+    def archive(self) -> Archive:
+        """Where evidence is kept."""
+        chosen = self.settings.archive
+        if isinstance(chosen, DirectoryArchiveSettings):
+            from longseal.archive.directory import DirectoryArchive
+
+            directory = DirectoryArchive(chosen.path)
+            directory.check()
+            return directory
+        return self._s3(chosen)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The record of every action."""
+        return Ledger(self.archive)
+
+    def note(self, action: str, details: Mapping[str, object]) -> None:
+        """Write an action into the ledger."""
+        self.ledger.append(action, details, self.now(), self.actor)
+
+    # -- registries --------------------------------------------------------------------------
+
+    def registry(self, name: str) -> Registry:
+        """The registry that the settings call ``name``."""
+        for index, chosen in enumerate(self.settings.registries):
+            if chosen.name == name:
+                return self._registry(chosen, f"registries[{index}]")
+        raise SettingsError("registries", f"no registry is called {name[:80]!r}")
+
+    def site_registry(self, site: RegistrySiteSettings) -> Registry:
+        """The registry of a site that is one."""
+        return self._registry(site, "sites")
+
+    def _registry(
+        self, chosen: RegistrySettings | LayoutSettings | RegistrySiteSettings, setting: str
+    ) -> Registry:
+        if chosen.name not in self._registries or isinstance(chosen, RegistrySiteSettings):
+            if isinstance(chosen, LayoutSettings):
+                from longseal.registry.layout import LayoutRegistry
+
+                opened: Registry = LayoutRegistry(chosen.name, chosen.layout, chosen.repositories)
+            else:
+                opened = self._distribution(chosen, setting)
+            if isinstance(chosen, RegistrySiteSettings):
+                return opened
+            self._registries[chosen.name] = opened
+        return self._registries[chosen.name]
+
+    def _distribution(
+        self, chosen: RegistrySettings | RegistrySiteSettings, setting: str
+    ) -> Registry:
+        from longseal.registry.auth import Credentials
+        from longseal.registry.distribution import DistributionRegistry
+
+        login = self._login(chosen.conn_id, chosen.username_env, chosen.password_env, setting)
+        return DistributionRegistry(
+            chosen.name,
+            chosen.url,
+            patterns=chosen.repositories,
+            credentials=Credentials(login.username, login.password) if login else None,
+            ca_file=chosen.ca_file,
+            budget=chosen.requests_per_second,
+        )
+
+    # -- keys and policy ---------------------------------------------------------------------
+
+    def signer(self) -> Signer:
+        """The organisation's key, opened anew for whoever counts its operations."""
+        chosen = self.settings.signer
+        if isinstance(chosen, Pkcs11SignerSettings):
+            from longseal.seal.signers.pkcs11 import Pkcs11Signer
+
+            return Pkcs11Signer(chosen.uri)
+        if isinstance(chosen, FileSignerSettings):
+            from longseal.seal.signers.file import FileSigner
+
+            return FileSigner(chosen.path)
+        raise SettingsError(
+            "signer.kind", "expected pkcs11 or file: no other kind of key is supported yet"
+        )
+
+    @cached_property
+    def trusted_root(self) -> bytes:
+        """The trusted root in force, as its file has it.
+
+        :raises SettingsError: naming ``trust.trusted_root``, when it cannot be read or parsed
+        """
+        from longseal.verify.trust import TrustMaterial
+
+        path = self.settings.trusted_root
+        data = self.read_setting("trust.trusted_root", path)
+        try:
+            TrustMaterial.parse(data)
+        except (MalformedError, UnsupportedError) as err:
+            raise SettingsError("trust.trusted_root", f"{path}: {err}") from err
+        return data
+
+    @cached_property
+    def policy(self) -> bytes:
+        """The policy document in force."""
+        return policy_document(self.settings)
+
+    def read_setting(self, setting: str, path: Path) -> bytes:
+        """The file that ``setting`` names.
+
+        :raises SettingsError: naming ``setting``, when it cannot be read
+        """
+        try:
+            return path.read_bytes()
+        except OSError as err:
+            raise SettingsError(setting, f"{path} cannot be read: {err.strerror}") from err
+
+    # -- content in the archive --------------------------------------------------------------
+
+    def keep(self, data: bytes) -> str:
+        """Archive a document under its digest, which is returned."""
+        digest = digest_of(data)
+        key = object_key(digest)
+        if self.archive.stat(key) is None:
+            self.archive.put(key, data)
+        return digest
+
+    def kept(self, digest: str) -> bytes:
+        """The archived document with this digest, checked.
+
+        :raises MalformedError: the archive holds other bytes under that name
+        """
+        data = self.archive.get(object_key(digest))
+        if digest_of(data) != digest:
+            raise MalformedError(f"the archive's {object_key(digest)} has other bytes")
+        return data
+
+    # ----------------------------------------------------------------------------------------
+
+    def _s3(self, chosen: S3ArchiveSettings) -> Archive:
+        from longseal.archive.s3 import S3Archive, s3_client
+
+        login = self._login(chosen.conn_id, chosen.access_key_env, chosen.secret_key_env, "archive")
+        client = s3_client(
+            chosen.endpoint,
+            chosen.region,
+            login.username if login else None,
+            login.password if login else None,
+        )
+        return S3Archive(client, chosen.bucket, chosen.prefix, chosen.lock)
+
+    def _login(
+        self, conn_id: str | None, user_env: str | None, password_env: str | None, setting: str
+    ) -> Login | None:
+        if user_env and password_env:
+            return Login(
+                secret(self._environ, user_env, setting),
+                secret(self._environ, password_env, setting),
+            )
+        return self._secrets.login(conn_id, f"{setting}.conn_id") if conn_id else None
+
+
+def object_key(digest: str) -> str:
+    """Where the archive keeps a document with this digest."""
+    return f"objects/sha256/{hex_of(digest)}"
