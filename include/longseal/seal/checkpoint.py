@@ -16,11 +16,10 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from longseal.errors import MalformedError, VerificationError
+from longseal.errors import MalformedError, UnsupportedError, VerificationError
 from longseal.seal import tree
 from longseal.seal.keys import spki, verify_signature
-
-NoteKey = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey
+from longseal.seal.signers.interface import PublicKey
 
 MAX_NOTE_BYTES: Final = 64 * 1024
 MAX_PROOF_BYTES: Final = 1024 * 1024
@@ -67,11 +66,17 @@ class Checkpoint:
         return cls(_utf8(lines[0]), _decimal(lines[1], "size"), _decode(lines[2], "root"))
 
 
-def key_id(name: str, key: NoteKey) -> bytes:
-    """The whole hash whose first four bytes name ``key`` in a note's signature line."""
-    if isinstance(key, ec.EllipticCurvePublicKey):
-        return hashlib.sha256(spki(key)).digest()
-    return hashlib.sha256(name.encode() + b"\n" + _ED25519 + _raw(key)).digest()
+def key_id(name: str, key: PublicKey) -> bytes:
+    """The whole hash whose first four bytes name ``key`` in a note's signature line.
+
+    :raises UnsupportedError: no kind of note is signed by such a key
+    """
+    match key:
+        case ed25519.Ed25519PublicKey():
+            return hashlib.sha256(name.encode() + b"\n" + _ED25519 + _raw(key)).digest()
+        case ec.EllipticCurvePublicKey():
+            return hashlib.sha256(spki(key)).digest()
+    raise UnsupportedError("notes are signed by Ed25519 or ECDSA keys, not by RSA keys")
 
 
 def verifier_key(name: str, key: ed25519.Ed25519PublicKey) -> str:
@@ -111,7 +116,7 @@ def sign_note(text: bytes, name: str, key: ed25519.Ed25519PrivateKey) -> bytes:
     return text + f"\n\N{EM DASH} {name} {_encode(signature)}\n".encode()
 
 
-def verify_note(note: bytes, name: str, key: NoteKey) -> bytes:
+def verify_note(note: bytes, name: str, key: PublicKey) -> bytes:
     """The text of ``note``, which ``key`` signed under ``name``.
 
     Signatures by keys that are not this one are ignored.
@@ -188,7 +193,7 @@ class Proof:
             raise MalformedError(f"a proof has {MAX_PROOF_HASHES} hashes at most, not {len(lines)}")
         return cls(index, tuple(_decode(each, "proof hash") for each in lines), note, extra)
 
-    def verify(self, leaf: bytes, origin: str, key: NoteKey) -> Checkpoint:
+    def verify(self, leaf: bytes, origin: str, key: PublicKey) -> Checkpoint:
         """Check that ``leaf`` is in the tree ``origin``, whose head ``key`` signed.
 
         :param leaf: the leaf's hash
@@ -201,7 +206,7 @@ class Proof:
         return checkpoint
 
 
-def verify_checkpoint(note: bytes, origin: str, key: NoteKey) -> Checkpoint:
+def verify_checkpoint(note: bytes, origin: str, key: PublicKey) -> Checkpoint:
     """The checkpoint of ``origin`` in a note that ``key`` signed under the origin's name.
 
     :raises MalformedError: no note with a checkpoint in it

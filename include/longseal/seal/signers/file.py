@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -21,20 +20,19 @@ from longseal.errors import ConflictError, SettingsError, SignerError, Unsupport
 from longseal.seal.keys import MAX_PEM_BYTES, supported
 from longseal.seal.signers.interface import PublicKey
 
-PASSWORD_VARIABLE: Final = "LONGSEAL_KEY_PASSWORD"  # noqa: S105 (a variable's name)
-"""Environment variable that unlocks an encrypted key."""
-
 _PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 
 
 class FileSigner:
     """Signs with a PKCS #8 key file; the file is read at first use.
 
-    :param path: PEM file; its password, where it has one, is in ``LONGSEAL_KEY_PASSWORD``
+    :param path: PEM file
+    :param password_env: the environment variable that unlocks it, where it is encrypted
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, password_env: str | None = None) -> None:
         self.path = path
+        self.password_env = password_env
 
     @classmethod
     def create(cls, path: Path) -> FileSigner:
@@ -81,17 +79,20 @@ class FileSigner:
             raise SettingsError(
                 "signer.path", f"cannot read the key file {self.path}: {err.strerror}"
             ) from err
-        password = os.environ.get(PASSWORD_VARIABLE)
-        encrypted = b"ENCRYPTED" in data
-        if encrypted and not password:
-            raise SignerError(f"{self.path} is encrypted: set {PASSWORD_VARIABLE}")
+        password = None
+        if b"ENCRYPTED" in data:
+            password = os.environ.get(self.password_env or "", "").encode()
+            if not password:
+                raise SettingsError(
+                    "signer.password_env", f"{self.path} is encrypted: name a variable that is set"
+                )
         try:
-            key = load_pem_private_key(data, password.encode() if encrypted and password else None)
+            key = load_pem_private_key(data, password)
         except UnsupportedAlgorithm as err:
             raise UnsupportedError(f"{self.path} holds a key of no known kind") from err
         except (ValueError, TypeError):
             # Not chained: what the parser says about a key file may quote from it.
-            found = f"{PASSWORD_VARIABLE} does not unlock it" if encrypted else "it is none"
+            found = f"{self.password_env} does not unlock it" if password else "it is none"
             raise SignerError(f"{self.path}: expected a PEM PKCS #8 key; {found}") from None
         if not isinstance(key, _PrivateKey):
             raise UnsupportedError(f"{self.path}: expected P-256, RSA or Ed25519")

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from longseal.errors import ConflictError, SettingsError, SignerError, UnsupportedError
 from longseal.seal.keys import verify_signature
-from longseal.seal.signers.file import PASSWORD_VARIABLE, FileSigner
+from longseal.seal.signers.file import FileSigner
 
 PLAIN = NoEncryption()
 
@@ -52,22 +52,24 @@ def test_a_password_comes_from_the_environment(
 ) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     path = write(tmp_path / "k", key, BestAvailableEncryption(b"open sesame"))
-    monkeypatch.delenv(PASSWORD_VARIABLE, raising=False)
-    with pytest.raises(SignerError, match=f"is encrypted: set {PASSWORD_VARIABLE}"):
-        FileSigner(path).sign(b"m")
-    monkeypatch.setenv(PASSWORD_VARIABLE, "wrong-5ecre7")
-    with pytest.raises(SignerError, match="does not unlock it") as caught:
-        FileSigner(path).sign(b"m")
+    monkeypatch.delenv("KEY_PASSWORD", raising=False)
+    for signer in (FileSigner(path), FileSigner(path, "KEY_PASSWORD")):
+        with pytest.raises(SettingsError, match=r"^signer\.password_env: .* is encrypted"):
+            signer.sign(b"m")
+    monkeypatch.setenv("KEY_PASSWORD", "wrong-5ecre7")
+    with pytest.raises(SignerError, match="KEY_PASSWORD does not unlock it") as caught:
+        FileSigner(path, "KEY_PASSWORD").sign(b"m")
     assert "5ecre7" not in str(caught.value)
-    monkeypatch.setenv(PASSWORD_VARIABLE, "open sesame")
-    verify_signature(key.public_key(), FileSigner(path).sign(b"m"), b"m")
+    monkeypatch.setenv("KEY_PASSWORD", "open sesame")
+    verify_signature(key.public_key(), FileSigner(path, "KEY_PASSWORD").sign(b"m"), b"m")
 
 
 def test_a_password_that_is_set_does_not_disturb_a_plain_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(PASSWORD_VARIABLE, "unused")
-    FileSigner.create(tmp_path / "k").sign(b"m")
+    monkeypatch.setenv("KEY_PASSWORD", "unused")
+    FileSigner.create(tmp_path / "k")
+    FileSigner(tmp_path / "k", "KEY_PASSWORD").sign(b"m")
 
 
 def test_a_file_that_is_not_there_is_a_setting_to_correct(tmp_path: Path) -> None:
