@@ -1,0 +1,295 @@
+import base64
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from longseal.archive import s3
+from longseal.archive.s3 import S3Archive, s3_client
+from longseal.errors import (
+    ArchiveError,
+    ConflictError,
+    MalformedError,
+    RefusedError,
+    SettingsError,
+)
+
+LATER = datetime.now(UTC).replace(microsecond=0) + timedelta(days=2)
+SECRET = "a-secret-that-is-never-shown"
+
+Answer = tuple[int, Mapping[str, str], bytes]
+Script = Callable[[str, str, Mapping[str, str]], Answer]
+
+
+def error(status: int, code: str) -> Answer:
+    return status, {}, f"<Error><Code>{code}</Code><Message>{SECRET}</Message></Error>".encode()
+
+
+def checksum(data: bytes) -> str:
+    return base64.b64encode(hashlib.sha256(data).digest()).decode()
+
+
+class Store:
+    """A server that answers as the script of a test says; it saves nothing."""
+
+    def __init__(self) -> None:
+        self.script: Script = lambda method, path, headers: (200, {}, b"")
+        self.requests: list[tuple[str, str]] = []
+        store = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                store.requests.append((self.command, self.path))
+                if self.path == "/evidence" and self.command == "HEAD":
+                    status, headers, body = 200, {}, b""
+                else:
+                    status, headers, body = store.script(self.command, self.path, self.headers)
+                self.send_response(status)
+                for name, value in ({"Content-Length": str(len(body))} | dict(headers)).items():
+                    self.send_header(name, value)
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(body)
+
+            do_GET = do_HEAD = do_PUT = do
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def archive(self, lock: Any = None) -> S3Archive:
+        client = s3_client(self.url, "us-east-1", "key", SECRET)
+        return S3Archive(client, "evidence", "longseal", lock)
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    running = Store()
+    thread = threading.Thread(target=running.server.serve_forever, daemon=True)
+    thread.start()
+    yield running
+    running.server.shutdown()
+    running.server.server_close()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "_CONFLICT_PAUSES", (0.0, 0.0))
+    # botocore's standard retries wait for seconds between tries.
+    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _: None)
+
+
+def test_a_store_that_overwrites_fails_the_check(store: Store) -> None:
+    with pytest.raises(SettingsError, match=r"archive\.endpoint: .*If-None-Match"):
+        store.archive().check()
+
+
+def test_a_store_that_keeps_what_it_has_passes_the_check(store: Store) -> None:
+    store.script = lambda method, path, headers: error(412, "PreconditionFailed")
+    store.archive().check()
+    assert ("PUT", "/evidence/longseal/.longseal-probe") in store.requests
+
+
+def test_every_write_is_conditional_and_carries_its_digest(store: Store) -> None:
+    seen: list[Mapping[str, str]] = []
+
+    def script(method: str, path: str, headers: Mapping[str, str]) -> Answer:
+        seen.append(headers)
+        return 200, {}, b""
+
+    store.script = script
+    assert store.archive().put("a", b"x").fresh
+    assert seen[0]["If-None-Match"] == "*"
+    assert seen[0]["x-amz-checksum-sha256"] == checksum(b"x")
+
+
+def test_a_conflict_under_way_is_tried_again(store: Store, impatient: None) -> None:
+    answers = [error(409, "ConditionalRequestConflict")] * 2 + [(200, {}, b"")]
+    store.script = lambda method, path, headers: answers.pop(0)
+    assert store.archive().put("a", b"x").fresh
+    assert answers == []
+
+
+def test_a_conflict_that_never_ends_is_left_to_a_later_try(store: Store, impatient: None) -> None:
+    store.script = lambda method, path, headers: error(409, "ConditionalRequestConflict")
+    with pytest.raises(ArchiveError, match="ConditionalRequestConflict"):
+        store.archive().put("a", b"x")
+    assert len([each for each in store.requests if each[0] == "PUT"]) == 3
+
+
+def test_an_object_without_a_checksum_of_the_whole_is_read_and_hashed(store: Store) -> None:
+    def script(method: str, path: str, headers: Mapping[str, str]) -> Answer:
+        if method == "PUT":
+            return error(412, "PreconditionFailed")
+        if method == "HEAD":
+            return 200, {"x-amz-checksum-sha256": f"{checksum(b'other')}-2"}, b"there"
+        return 200, {}, b"there"
+
+    store.script = script
+    assert not store.archive().put("a", b"there").fresh
+    with pytest.raises(ConflictError):
+        store.archive().put("a", b"other")
+
+
+def test_a_hidden_object_is_reported_and_not_written_again(store: Store) -> None:
+    def script(method: str, path: str, headers: Mapping[str, str]) -> Answer:
+        return error(412 if method == "PUT" else 404, "")
+
+    store.script = script
+    with pytest.raises(ArchiveError, match="delete marker"):
+        store.archive().put("a", b"x")
+
+
+def test_bytes_that_are_not_those_of_the_checksum_are_not_handed_out(
+    store: Store, impatient: None
+) -> None:
+    store.script = lambda method, path, headers: (
+        200,
+        {"x-amz-checksum-sha256": checksum(b"as it was")},
+        b"as it is!",
+    )
+    with pytest.raises(ArchiveError):
+        store.archive().get("a")
+
+
+def test_an_answer_that_breaks_off_is_not_handed_out(store: Store, impatient: None) -> None:
+    def script(method: str, path: str, headers: Mapping[str, str]) -> Answer:
+        return 200, {"Content-Length": "10", "Connection": "close"}, b"half"
+
+    store.script = script
+    with pytest.raises(ArchiveError):
+        store.archive().get("a")
+
+
+def test_an_answer_larger_than_the_limit_is_not_read_to_its_end(store: Store) -> None:
+    store.script = lambda method, path, headers: (200, {}, b"x" * 3_000_000)
+    with pytest.raises(MalformedError, match="more than the 10 bytes"):
+        store.archive().get("a", limit=10)
+
+
+def test_an_object_too_large_for_one_part_is_refused(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "MAX_OBJECT_BYTES", 4)
+    with pytest.raises(RefusedError, match="4 is the most"):
+        store.archive().put("a", b"12345")
+    assert store.requests == []
+
+
+@pytest.mark.parametrize("method", ["put", "get", "stat", "keys"])
+def test_a_refusal_is_a_setting_to_mend_and_shows_no_secret(store: Store, method: str) -> None:
+    store.script = lambda verb, path, headers: error(403, "AccessDenied")
+    with pytest.raises(SettingsError, match=r"archive\.bucket") as caught:
+        _call(store.archive(), method)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("method", ["put", "get", "stat", "keys"])
+def test_a_store_in_trouble_may_be_asked_again(store: Store, impatient: None, method: str) -> None:
+    store.script = lambda verb, path, headers: error(503, "SlowDown")
+    with pytest.raises(ArchiveError):
+        _call(store.archive(), method)
+
+
+def test_a_store_that_does_not_answer_may_be_asked_again(store: Store, impatient: None) -> None:
+    archive = store.archive()
+    store.server.socket.close()
+    with pytest.raises(ArchiveError):
+        archive.stat("a")
+
+
+def test_a_lock_on_a_bucket_without_object_lock_is_a_setting_to_mend(store: Store) -> None:
+    store.script = lambda method, path, headers: error(404, "ObjectLockConfigurationNotFoundError")
+    with pytest.raises(SettingsError, match=r"archive\.lock"):
+        store.archive("compliance").put("a", b"x", LATER)
+    assert not any(method == "PUT" for method, _ in store.requests)
+
+
+def test_no_credentials_are_a_setting_to_mend(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, "absent")
+    with pytest.raises(SettingsError, match=r"archive\.conn_id"):
+        S3Archive(s3_client(store.url, "us-east-1"), "evidence").stat("a")
+
+
+def test_an_endpoint_that_is_no_url_is_a_setting_to_mend() -> None:
+    with pytest.raises(SettingsError, match=r"archive\.endpoint"):
+        s3_client("not a url")
+
+
+def _call(archive: S3Archive, method: str) -> object:
+    if method == "put":
+        return archive.put("a", b"x")
+    if method == "keys":
+        return list(archive.keys(""))
+    return getattr(archive, method)("a")
+
+
+@pytest.mark.lab
+class TestOnARealServer:
+    def test_the_check_passes_more_than_once_and_lists_nothing(self, s3_archive: S3Archive) -> None:
+        s3_archive.check()
+        s3_archive.check()
+        assert list(s3_archive.keys("")) == []
+
+    def test_a_locked_version_cannot_be_deleted(
+        self, s3_archive: S3Archive, s3_bucket: Any
+    ) -> None:
+        stored = s3_archive.put("a", b"x", LATER)
+        client = s3_bucket.server.client()
+        place = {"Bucket": s3_bucket.name, "Key": "longseal/a"}
+        with pytest.raises(client.exceptions.ClientError, match="AccessDenied"):
+            client.delete_object(**place, VersionId=stored.version)
+        client.delete_object(**place)
+        with pytest.raises(ArchiveError):
+            s3_archive.get("a")
+        again = client.get_object(**place, VersionId=stored.version)
+        assert again["Body"].read() == b"x"
+
+    def test_a_date_that_is_past_locks_nothing(self, s3_archive: S3Archive) -> None:
+        assert s3_archive.put("a", b"x", LATER - timedelta(days=30)).retain_until is None
+
+    def test_no_lock_no_retention(self, s3_bucket: Any) -> None:
+        server = s3_bucket.server
+        client = s3_client(server.endpoint, server.region, server.access_key, server.secret_key)
+        assert S3Archive(client, s3_bucket.name).put("a", b"x", LATER).retain_until is None
+
+    def test_a_bucket_that_is_not_there_is_not_an_empty_one(self, s3_bucket: Any) -> None:
+        server = s3_bucket.server
+        client = s3_client(server.endpoint, server.region, server.access_key, server.secret_key)
+        with pytest.raises(SettingsError, match=r"archive\.bucket"):
+            S3Archive(client, "no-such-bucket").stat("a")
+
+    def test_wrong_keys_are_a_setting_to_mend(self, s3_bucket: Any) -> None:
+        server = s3_bucket.server
+        client = s3_client(server.endpoint, server.region, server.access_key, SECRET)
+        with pytest.raises(SettingsError, match=r"archive\.bucket") as caught:
+            S3Archive(client, s3_bucket.name).put("a", b"x")
+        assert SECRET not in str(caught.value)
+
+    def test_a_bucket_without_object_lock_cannot_be_locked(self, s3_bucket: Any) -> None:
+        server = s3_bucket.server
+        client = s3_client(server.endpoint, server.region, server.access_key, server.secret_key)
+        client.create_bucket(Bucket=f"{s3_bucket.name}-plain")
+        with pytest.raises(SettingsError, match=r"archive\.lock"):
+            S3Archive(client, f"{s3_bucket.name}-plain", lock="governance").put("a", b"x", LATER)
+
+    def test_more_keys_than_a_page_holds_are_listed(self, s3_archive: S3Archive) -> None:
+        names = [f"k/{number:04}" for number in range(1010)]
+        for name in names:
+            s3_archive.put(name, b"")
+        assert list(s3_archive.keys("k/")) == names
