@@ -8,17 +8,26 @@ published, and every key operation, also one that a crash lost, is in the ledger
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
 from longseal.canonical import canonical_json, digest_of, parse_object, sha256_hex, timestamp
-from longseal.errors import ConflictError, RefusedError, SettingsError, VerificationError
+from longseal.errors import (
+    ConflictError,
+    MalformedError,
+    RefusedError,
+    SettingsError,
+    VerificationError,
+)
 from longseal.seal.bundle import format_key_bundle, parse_key_bundle, verify_key_bundle
 from longseal.seal.keys import KeyEntry, KeySet, fingerprint, verify_signature
 from longseal.seal.signers.checked import CountingSigner, sign_checked
 from longseal.seal.signers.interface import PublicKey
 from longseal.seal.statement import PAYLOAD_TYPE, pae
+from longseal.seal.timestamps import Authority, Gathered, gather, verify_quorum
 from longseal.workspace import Workspace
 
 MAX_STATEMENT_BYTES: Final = 8 * 1024 * 1024
@@ -90,9 +99,7 @@ class Ceremony:
             self._workspace.note(
                 "key.operation.ended", {**subject, "operations": signer.operations}
             )
-        document = canonical_json(
-            {"keyid": pinned, "sig": base64.b64encode(signature).decode()}
-        )
+        document = canonical_json({"keyid": pinned, "sig": base64.b64encode(signature).decode()})
         try:
             self._workspace.archive.put(self._key(_SIGNATURE), document)
         except ConflictError:
@@ -115,19 +122,9 @@ class Ceremony:
         """
         if self._has(_TIMESTAMPS):
             return {}
-        from longseal.seal.timestamps import gather
-
-        gathered = gather(
-            authorities(self._workspace),
-            self.signature(),
-            self._workspace.settings.timestamp_quorum,
-            self._workspace.now(),
-        )
-        document = canonical_json(
-            {"tokens": [base64.b64encode(token.data).decode() for token in gathered.tokens]}
-        )
+        gathered = _gather(self._workspace, self.signature())
         try:
-            self._workspace.archive.put(self._key(_TIMESTAMPS), document)
+            self._workspace.archive.put(self._key(_TIMESTAMPS), _tokens_document(gathered))
         except ConflictError:
             self._tokens()
         return dict(gathered.failures)
@@ -184,8 +181,7 @@ class Ceremony:
         return organisation_key(self._workspace).key
 
     def _tokens(self) -> list[bytes]:
-        found = self._read(_TIMESTAMPS)
-        return [base64.b64decode(token, validate=True) for token in found["tokens"]]
+        return read_tokens(self._workspace, self._key(_TIMESTAMPS))
 
     def _entry(self) -> dict[str, Any]:
         return self._read(_ENTRY)
@@ -219,16 +215,9 @@ def check_bundle(workspace: Workspace, bundle: bytes, key: PublicKey) -> None:
 
     :raises VerificationError: naming what does not hold
     """
-    from longseal.seal.timestamps import verify_quorum
-
     parts = parse_key_bundle(bundle)
     verify_key_bundle(parts, key)
-    verify_quorum(
-        parts.timestamps,
-        parts.signature,
-        authorities(workspace),
-        workspace.settings.timestamp_quorum,
-    )
+    require_quorum(workspace, parts.timestamps, parts.signature)
     rekor = workspace.settings.rekor
     if rekor is None:
         return
@@ -286,9 +275,7 @@ def _first_key(workspace: Workspace) -> KeyEntry:
     since = _start_of_day(workspace.now())
     entry = KeyEntry(workspace.signer().public_key, since)
     workspace.archive.put(KEY_SET.format(version=1), KeySet((entry,)).format())
-    workspace.note(
-        "key.established", {"key": fingerprint(entry.key), "since": timestamp(since)}
-    )
+    workspace.note("key.established", {"key": fingerprint(entry.key), "since": timestamp(since)})
     return entry
 
 
@@ -297,20 +284,57 @@ def _start_of_day(moment: datetime) -> datetime:
     return moment.replace(hour=0, minute=0, second=0, microsecond=0)
 
 
-def authorities(workspace: Workspace) -> tuple[Any, ...]:
+def authorities(workspace: Workspace) -> tuple[Authority, ...]:
     """The timestamp authorities of the settings, with their certificates.
 
     :raises SettingsError: a certificate file cannot be read or parsed
     """
-    from longseal.seal.timestamps import Authority
+    found = []
+    for index, chosen in enumerate(workspace.settings.timestamps):
+        setting = f"timestamps[{index}].certificates"
+        data = workspace.read_setting(setting, chosen.certificates)
+        try:
+            found.append(Authority.load(chosen.url, data, str(chosen.certificates)))
+        except MalformedError as err:
+            raise SettingsError(setting, str(err)) from err
+    return tuple(found)
 
-    return tuple(
-        Authority.load(
-            chosen.url,
-            workspace.read_setting(f"timestamps[{index}].certificates", chosen.certificates),
-            f"timestamps[{index}].certificates",
-        )
-        for index, chosen in enumerate(workspace.settings.timestamps)
+
+def require_quorum(workspace: Workspace, tokens: Sequence[bytes], message: bytes) -> None:
+    """Check that enough authorities of the settings stamped ``message``.
+
+    :raises VerificationError: when too few did, with why
+    """
+    verify_quorum(tokens, message, authorities(workspace), workspace.settings.timestamp_quorum)
+
+
+def timestamp_file(workspace: Workspace, key: str, tokens_key: str) -> None:
+    """Have an archived file timestamped by the quorum, unless it is.
+
+    :raises TimestampError: the quorum was not reached
+    """
+    message = workspace.archive.get(key)
+    if workspace.archive.stat(tokens_key) is None:
+        gathered = _gather(workspace, message)
+        with suppress(ConflictError):
+            workspace.archive.put(tokens_key, _tokens_document(gathered))
+    require_quorum(workspace, read_tokens(workspace, tokens_key), message)
+
+
+def read_tokens(workspace: Workspace, key: str) -> list[bytes]:
+    """The RFC 3161 responses in an archived list of them."""
+    found = parse_object(workspace.archive.get(key, MAX_STATEMENT_BYTES), key)
+    return [base64.b64decode(token, validate=True) for token in found["tokens"]]
+
+
+def _gather(workspace: Workspace, message: bytes) -> Gathered:
+    quorum = workspace.settings.timestamp_quorum
+    return gather(authorities(workspace), message, quorum, workspace.now())
+
+
+def _tokens_document(gathered: Gathered) -> bytes:
+    return canonical_json(
+        {"tokens": [base64.b64encode(token.data).decode() for token in gathered.tokens]}
     )
 
 
@@ -326,10 +350,10 @@ def log_key(workspace: Workspace) -> PublicKey:
 
 def seal_trusted_root(workspace: Workspace) -> bytes:
     """``seal-trusted-root.json``: the seal's own authorities and log, and nothing else."""
-    from longseal.seal.trusted_root import format_trusted_root
+    from longseal.seal.trusted_root import Log, format_trusted_root
 
     rekor = workspace.settings.rekor
     return format_trusted_root(
         authorities(workspace),
-        None if rekor is None else (rekor.url, log_key(workspace), rekor.origin),
+        None if rekor is None else Log(rekor.url, log_key(workspace), rekor.origin),
     )

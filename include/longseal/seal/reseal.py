@@ -8,7 +8,7 @@ Layout of the archive, below ``seals/<sequence, 6 digits>/``:
 ``<attempt>/``                 the ceremony of one attempt; ``void.json`` where recheck refused it
 ``seal.sigstore.json``         the published seal
 ``seal-trusted-root.json``     what its timestamps and log entry are verified against
-``renewal.sha512``             the key-free list of all seals, ``renewal.tokens.json`` its timestamps
+``renewal.sha512``             the key-free list of all seals; its timestamps: ``renewal.tokens.json``
 ``images/<number>/``           the ceremony of each image statement
 
 The files that a seal speaks of are its statement's subjects; each is archived under its digest.
@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from longseal import __version__
 from longseal.archive.leaf import Leaf
 from longseal.archive.pack import load_pack
-from longseal.canonical import canonical_json, digest_of, parse_object, sha256_hex, timestamp
+from longseal.canonical import canonical_json, digest_of, sha256_hex, timestamp
 from longseal.catalog.models import Seal
 from longseal.errors import RefusedError, VerificationError
 from longseal.seal.bundle import parse_key_bundle
@@ -275,9 +275,7 @@ class Reseal:
                     "registries": dict(sorted(Counter(leaf.registry for leaf in parsed).items())),
                 },
                 "previous": None if not before else before[-1].digest,
-                "renews": [
-                    {"sequence": one.sequence, "digest": one.digest} for one in before
-                ],
+                "renews": [{"sequence": one.sequence, "digest": one.digest} for one in before],
                 "keyid": key.keyid,
                 "software": f"longseal {__version__}",
             },
@@ -421,8 +419,8 @@ class Reseal:
         if any(one.sequence == seal.sequence for one in catalog.seals()):
             return
         lines = [
-            *_read_lines(self._workspace, seal.files("leaves/").values()),
-            *_read_lines(
+            *read_lines(self._workspace, seal.files("leaves/").values()),
+            *read_lines(
                 self._workspace,
                 [seal.files()[f"{name}.jsonl"] for name in ("rejected", "ignored", "unknown")],
             ),
@@ -465,7 +463,7 @@ def check_files(workspace: Workspace, seal: Published) -> list[bytes]:
     for name, digest in seal.files().items():
         if digest_of(workspace.kept(digest)) != digest:
             raise VerificationError(f"{name} has other bytes than the seal says")
-    lines = _read_lines(workspace, seal.files("leaves/").values())
+    lines = read_lines(workspace, seal.files("leaves/").values())
     check_tree(seal, lines, workspace.kept(seal.files()["checkpoint"]))
     return lines
 
@@ -510,9 +508,7 @@ class _Judges:
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
         self._current = (digest_of(workspace.trusted_root), digest_of(workspace.policy))
-        sealed = {
-            digest for seal in published(workspace) for digest in seal.files().values()
-        }
+        sealed = {digest for seal in published(workspace) for digest in seal.files().values()}
         self._accepted = sealed | set(self._current)
         self._pools: dict[tuple[str, str], VerifierPool] = {}
 
@@ -593,7 +589,8 @@ def _lines(lines: Iterable[bytes]) -> bytes:
     return b"".join(line + b"\n" for line in lines)
 
 
-def _read_lines(workspace: Workspace, digests: Iterable[str]) -> list[bytes]:
+def read_lines(workspace: Workspace, digests: Iterable[str]) -> list[bytes]:
+    """The lines of archived files, in order."""
     return [line for digest in digests for line in workspace.kept(digest).splitlines()]
 
 

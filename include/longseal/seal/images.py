@@ -1,0 +1,200 @@
+"""Image statements: the organisation's key says of many images at once that they were verified.
+
+One statement, and one key operation, covers up to 1,000 images of one visibility group. It hangs on
+each of them as a referrer, so that stock cosign finds it there. It says "verified by us then", never
+"admit", names no repository, and expires.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+from longseal.archive.leaf import Leaf
+from longseal.canonical import digest_of, hex_of, parse_object, timestamp
+from longseal.errors import RegistryError
+from longseal.registry.attach import attach, detach
+from longseal.registry.interface import Descriptor, Registry
+from longseal.seal.bundle import MEDIA_TYPE
+from longseal.seal.ceremony import BUNDLE, Ceremony, organisation_key
+from longseal.seal.reseal import Published, predicate_type, read_lines, seal_folder
+from longseal.seal.statement import Statement, Subject
+from longseal.workspace import Workspace
+
+MAX_IMAGES: Final = 1_000
+KEPT: Final = 2
+"""Statements that stay attached to one image; older ones live in the archive."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """An image where it is kept."""
+
+    registry: str
+    repository: str
+    image: str
+
+
+def places_of(workspace: Workspace, seal: Published) -> list[Place]:
+    """The images that a seal's statements may name: verified evidence, and a whole record."""
+    records = [
+        parse_object(line, "a completeness record")
+        for line in read_lines(workspace, [seal.files()["records.jsonl"]])
+    ]
+    whole = {
+        Place(record["registry"], record["repository"], record["subject"])
+        for record in records
+        if record["state"] == "whole" and not record["vanished"]
+    }
+    leaves = map(Leaf.parse, read_lines(workspace, seal.files("leaves/").values()))
+    verified = {Place(leaf.registry, leaf.repository, leaf.image) for leaf in leaves}
+    return sorted(whole & verified)
+
+
+def groups_of(workspace: Workspace, places: Iterable[Place]) -> list[list[str]]:
+    """Digests by statement: at most 1,000 each, and never private images beside public ones."""
+    visibility = {one.name: one.visibility for one in workspace.settings.registries}
+    groups: dict[str, set[str]] = {}
+    for place in places:
+        # A registry that is no longer in the settings is taken for the stricter of the two.
+        groups.setdefault(visibility.get(place.registry, "private"), set()).add(place.image)
+    return [
+        digests[at : at + MAX_IMAGES]
+        for _, found in sorted(groups.items())
+        for digests in [sorted(found)]
+        for at in range(0, len(digests), MAX_IMAGES)
+    ]
+
+
+def sign_images(workspace: Workspace, seal: Published) -> dict[str, Any]:
+    """Make the statements about a published seal's images, those that are not made yet."""
+    operations = 0
+    statements = []
+    for number, digests in enumerate(groups_of(workspace, places_of(workspace, seal)), start=1):
+        ceremony = Ceremony(workspace, f"{seal_folder(seal.sequence)}/images/{number:04}")
+        statements.append(ceremony.folder)
+        if ceremony.finished:
+            continue
+        finished = ceremony.run(_statement(workspace, seal, digests))
+        operations += finished.operations
+        workspace.note(
+            "image-statement.signed", {"folder": ceremony.folder, "bundle": finished.digest}
+        )
+    return {"image_statements": len(statements), "key_operations": operations}
+
+
+def _statement(workspace: Workspace, seal: Published, digests: Sequence[str]) -> bytes:
+    issued = workspace.now()
+    expires = issued + timedelta(days=workspace.settings.image_statement_days)
+    return Statement(
+        tuple(Subject({"sha256": hex_of(digest)}) for digest in digests),
+        predicate_type(workspace, "image"),
+        {
+            "seal": seal.digest,
+            "sequence": seal.sequence,
+            "images": len(digests),
+            "issuedAt": timestamp(issued),
+            "expires": timestamp(expires),
+            "keyid": organisation_key(workspace).keyid,
+        },
+    ).format()
+
+
+def attach_images(workspace: Workspace, seal: Published, workers: int = 16) -> dict[str, Any]:
+    """Attach each statement to its images, and take off what is older than the newest two.
+
+    An image that is gone, or a registry that does not answer, is reported and tried again by the
+    next run.
+    """
+    by_image: dict[str, bytes] = {}
+    for folder in statement_folders(workspace, seal.sequence):
+        bundle = workspace.archive.get(f"{folder}/{BUNDLE}")
+        statement = Statement.parse(Ceremony(workspace, folder).statement())
+        by_image |= {f"sha256:{one.digest['sha256']}": bundle for one in statement.subjects}
+    places = [place for place in places_of(workspace, seal) if place.image in by_image]
+    attached = {
+        Place(row.source, row.repository, row.image)
+        for row in workspace.catalog.image_statements({place.image for place in places})
+        if row.seal == seal.sequence
+    }
+    missing = [place for place in places if place not in attached]
+    rows: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
+    with ThreadPoolExecutor(workers) as pool:
+
+        def hang(place: Place) -> dict[str, Any] | tuple[Place, str]:
+            try:
+                return _attach(workspace, seal, place, by_image[place.image])
+            except RegistryError as err:
+                return place, str(err)
+
+        for result in pool.map(hang, missing):
+            if isinstance(result, tuple):
+                failed[f"{result[0].repository}@{result[0].image}"] = result[1]
+            else:
+                rows.append(result)
+    workspace.catalog.add_image_statements(rows)
+    removed = _take_off(workspace, {place.image for place in places})
+    if rows or removed:
+        workspace.note(
+            "image-statement.attached",
+            {"sequence": seal.sequence, "attached": len(rows), "removed": removed},
+        )
+    return {"attached": len(rows), "removed": removed, "failed": failed}
+
+
+def statement_folders(workspace: Workspace, sequence: int) -> list[str]:
+    """The ceremonies of a seal's finished image statements."""
+    prefix = f"{seal_folder(sequence)}/images/"
+    return [
+        key.removesuffix(f"/{BUNDLE}")
+        for key in workspace.archive.keys(prefix)
+        if key.endswith(f"/{BUNDLE}")
+    ]
+
+
+def _attach(workspace: Workspace, seal: Published, place: Place, bundle: bytes) -> dict[str, Any]:
+    registry = workspace.registry(place.registry)
+    manifest = attach(
+        registry,
+        place.repository,
+        _subject(registry, place),
+        MEDIA_TYPE,
+        bundle,
+        {
+            "dev.sigstore.bundle.content": "dsse-envelope",
+            "dev.sigstore.bundle.predicateType": predicate_type(workspace, "image"),
+        },
+    )
+    return {
+        "seal": seal.sequence,
+        "source": place.registry,
+        "repository": place.repository,
+        "image": place.image,
+        "bundle": digest_of(bundle),
+        "manifest": manifest,
+    }
+
+
+def _subject(registry: Registry, place: Place) -> Descriptor:
+    found = registry.manifest(place.repository, place.image)
+    if found is None:
+        raise RegistryError(f"{place.repository}@{place.image} is no longer in {place.registry}")
+    return Descriptor(found.media_type, found.digest, len(found.data))
+
+
+def _take_off(workspace: Workspace, images: set[str]) -> int:
+    by_place: dict[Place, list[Any]] = {}
+    for row in workspace.catalog.image_statements(images):
+        by_place.setdefault(Place(row.source, row.repository, row.image), []).append(row)
+    removed = 0
+    for place, rows in by_place.items():
+        for row in rows[:-KEPT]:
+            registry = workspace.registry(place.registry)
+            detach(registry, place.repository, place.image, row.manifest)
+            workspace.catalog.drop_image_statement(row.id)
+            removed += 1
+    return removed
