@@ -239,6 +239,7 @@ class _Run:
         self._registry: Registry = workspace.registry(registry)
         self._pool = pool
         self._fetchers = fetchers
+        self._own: set[str] = set()
         self._result = Harvested()
         self._collected_at = workspace.now().replace(microsecond=0)
 
@@ -248,6 +249,9 @@ class _Run:
             for found in self._fetchers.map(self._subjects, repositories)
             for subject in found
         ]
+        self._own = self._workspace.catalog.own_manifests(
+            self._registry.name, {subject.digest for subject in subjects}
+        )
         candidates: list[Candidate] = []
         records: list[CompletenessRecord] = []
         for record, unknown in self._fetchers.map(self._discover, subjects):
@@ -285,7 +289,9 @@ class _Run:
         return [_Subject(repository, digest, special) for digest in sorted(digests)]
 
     def _discover(self, subject: _Subject) -> tuple[CompletenessRecord, tuple[Candidate, ...]]:
-        found = discover(self._registry, subject.repository, subject.digest, subject.tags)
+        found = discover(
+            self._registry, subject.repository, subject.digest, subject.tags, own=self._own
+        )
         return found.record, found.candidates
 
     def _without_known(

@@ -256,6 +256,10 @@ class Catalog:
             found += self._all(query.where(ImageStatement.image.in_(part)))
         return found
 
+    def own_manifests(self, source: str, images: Collection[str]) -> set[str]:
+        """The manifests of image statements that hang on ``images`` in one registry."""
+        return {row.manifest for row in self.image_statements(images) if row.source == source}
+
     def drop_image_statement(self, row_id: int) -> None:
         """The statement is no longer attached."""
         with self.session() as session:

@@ -121,6 +121,7 @@ def discover(
     subject_digest: str,
     tags: Collection[str] | None,
     known: Collection[str] = (),
+    own: Collection[str] = (),
 ) -> Discovery:
     """Look in every place for what is attached to a subject. Never raises for what a place does.
 
@@ -128,6 +129,8 @@ def discover(
         where they could not be listed, and then every tag is asked for
     :param known: manifest digests settled earlier for this subject here: they are in the record's
         ``found``, and are no candidates
+    :param own: manifests that Longseal attached itself: no evidence, and in no record, so that a
+        record says the same before and after
     """
     hex_of(subject_digest)
     answers = []
@@ -145,7 +148,9 @@ def discover(
     ]
     for place, look in looks:
         try:
-            named = [item for item in look() if item.digest != subject_digest]
+            named = [
+                item for item in look() if item.digest != subject_digest and item.digest not in own
+            ]
         except _Absent as reason:
             answers.append(Answer(place, "absent", detail=str(reason)))
         except LongsealError as err:
