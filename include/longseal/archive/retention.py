@@ -1,4 +1,4 @@
-"""How long evidence is kept: pinned when it is archived, so that a later setting shortens nothing."""
+"""How long evidence is kept: pinned when archived, so that a later setting shortens nothing."""
 
 from __future__ import annotations
 

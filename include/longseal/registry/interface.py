@@ -59,7 +59,7 @@ class Registry(Protocol):
         """The digest that ``tag`` points to, without fetching the manifest where possible."""
 
     def referrers(self, repository: str, digest: str) -> tuple[Descriptor, ...] | None:
-        """All pages of the referrers API (distribution-spec 1.1); None where there is no such API."""
+        """All pages of the referrers API (distribution-spec 1.1); None where there is none."""
 
     def blob(self, repository: str, digest: str, limit: int) -> bytes:
         """A blob, whole and hashed; more than ``limit`` bytes is a MalformedError."""

@@ -1,8 +1,8 @@
 """Image statements: the organisation's key says of many images at once that they were verified.
 
-One statement, and one key operation, covers up to 1,000 images of one visibility group. It hangs on
-each of them as a referrer, so that stock cosign finds it there. It says "verified by us then", never
-"admit", names no repository, and expires.
+One statement, and one key operation, covers up to 1,000 images of one visibility group. It hangs
+on each of them as a referrer, so that stock cosign finds it there. It says "verified by us then",
+never "admit", names no repository, and expires.
 """
 
 from __future__ import annotations

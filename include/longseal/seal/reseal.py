@@ -8,7 +8,7 @@ Layout of the archive, below ``seals/<sequence, 6 digits>/``:
 ``<attempt>/``                 the ceremony of one attempt; ``void.json`` where recheck refused it
 ``seal.sigstore.json``         the published seal
 ``seal-trusted-root.json``     what its timestamps and log entry are verified against
-``renewal.sha512``             the key-free list of all seals; its timestamps: ``renewal.tokens.json``
+``renewal.sha512``             the key-free list of all seals, ``renewal.tokens.json`` its times
 ``images/<number>/``           the ceremony of each image statement
 
 The files that a seal speaks of are its statement's subjects; each is archived under its digest.
