@@ -25,19 +25,21 @@ def post(
     :param error: raised for no answer, a late or too large one, or a status other than 2xx
     """
     import requests
+    import urllib3
 
     deadline = time.monotonic() + timeout
     try:
         with requests.post(
             url,
             data=body,
-            headers={"Content-Type": content_type},
+            headers={"Content-Type": content_type, "Accept-Encoding": "identity"},
             timeout=timeout,
             allow_redirects=False,
             stream=True,
         ) as response:
             answer = bytearray()
-            for chunk in response.iter_content(8192):
+            # What has come, and not a full buffer: else one byte at a time outlasts any deadline.
+            while chunk := response.raw.read1(8192):
                 answer += chunk
                 if len(answer) > limit:
                     raise error(f"{url} answered with more than {limit} bytes")
@@ -46,5 +48,5 @@ def post(
             if not 200 <= response.status_code < 300:
                 raise error(f"{url} answered {response.status_code}: {bytes(answer[:200])!r}")
             return bytes(answer)
-    except requests.RequestException as err:
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as err:
         raise error(f"{url} did not answer: {type(err).__name__}") from err

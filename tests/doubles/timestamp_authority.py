@@ -1,0 +1,226 @@
+"""An RFC 3161 authority on loopback, answering by ``openssl ts``, that can be told to misbehave."""
+
+import datetime
+import subprocess
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+Mode = Literal[
+    "honest",
+    "down",  # 503
+    "silent",  # closes the connection without an answer
+    "slow",  # an honest answer, `delay` seconds late
+    "endless",  # a byte every tenth of a second, for ever
+    "huge",
+    "garbage",
+    "redirect",
+    "other-digest",  # a good token, over something else
+    "replay",  # the first answer it ever gave
+    "rejection",  # a well-formed refusal
+    "other-key",  # a token by an authority with the same names and another key
+    "trailing",  # an honest token with bytes behind it
+]
+
+_CONFIG = """\
+[tsa]
+serial = {folder}/serial
+crypto_device = builtin
+signer_digest = sha256
+default_policy = 1.3.6.1.4.1.99999.1
+digests = {digests}
+accuracy = secs:1
+clock_precision_digits = 0
+ess_cert_id_alg = sha256
+"""
+
+
+class TimestampAuthorityDouble:
+    """A context manager: the authority answers at ``url`` while it is open.
+
+    :param folder: a directory of its own
+    :param name: of its certificates
+    :param age: how long ago the certificates were made
+    :param life: how long they are valid from then; less than ``age`` for an expired chain
+    :param with_chain: put the root into each token too, which some clients cannot read
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str = "tsa",
+        *,
+        age: datetime.timedelta = datetime.timedelta(days=1),
+        life: datetime.timedelta = datetime.timedelta(days=3650),
+        with_chain: bool = False,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.mode: Mode = "honest"
+        self.delay = 1.0
+        self.requests = 0
+        born = datetime.datetime.now(datetime.UTC).replace(microsecond=0) - age
+        self.chain = self._certify("signer", name, born, born + life)
+        self._certify("stranger", name, born, born + life)
+        self.pem = b"".join(each.public_bytes(Encoding.PEM) for each in self.chain)
+        self.chain_path = folder / "chain.pem"
+        self.chain_path.write_bytes(self.pem)
+        for section, digests in (("honest", "sha256"), ("refusing", "sha512")):
+            text = _CONFIG.format(folder=folder, digests=digests)
+            (folder / f"{section}.cnf").write_text(text)
+        (folder / "serial").write_text("01\n")
+        self._with_chain = with_chain
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._first: bytes | None = None
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/timestamp"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._closing.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def answer(self, query: bytes) -> bytes:
+        """The TimeStampResp for a query, as the mode has it."""
+        if self.mode == "other-digest":
+            place = query.index(b"\x04\x20") + 2
+            return self._reply(query[:place] + bytes(32) + query[place + 32 :])
+        if self.mode == "other-key":
+            return self._reply(query, signer="stranger")
+        if self.mode == "rejection":
+            return self._reply(query, config="refusing")
+        if self.mode == "replay" and self._first is not None:
+            return self._first
+        reply = self._reply(query)
+        self._first = self._first or reply
+        return reply + b"\0" if self.mode == "trailing" else reply
+
+    def _reply(self, query: bytes, signer: str = "signer", config: str = "honest") -> bytes:
+        with self._lock:
+            source, target = self.folder / "query.tsq", self.folder / "reply.tsr"
+            source.write_bytes(query)
+            argv = ["openssl", "ts", "-reply", "-queryfile", str(source), "-out", str(target)]
+            argv += ["-config", f"{self.folder}/{config}.cnf", "-section", "tsa"]
+            argv += [
+                "-inkey",
+                f"{self.folder}/{signer}.key",
+                "-signer",
+                f"{self.folder}/{signer}.pem",
+            ]
+            if self._with_chain:
+                argv += ["-chain", str(self.chain_path)]
+            subprocess.run(argv, check=True, capture_output=True, timeout=30)
+            return target.read_bytes()
+
+    def _certify(
+        self, file: str, name: str, born: datetime.datetime, end: datetime.datetime
+    ) -> tuple[x509.Certificate, x509.Certificate]:
+        """Make a root and a timestamping certificate; write the latter and its key."""
+        root_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+        root_name, leaf_name = (
+            x509.Name(
+                [
+                    x509.NameAttribute(NameOID.ORGANIZATION_NAME, "double"),
+                    x509.NameAttribute(NameOID.COMMON_NAME, text),
+                ]
+            )
+            for text in (f"{name} root", name)
+        )
+
+        def builder(
+            subject: x509.Name, public: ec.EllipticCurvePublicKey
+        ) -> x509.CertificateBuilder:
+            return (
+                x509.CertificateBuilder()
+                .subject_name(subject)
+                .issuer_name(root_name)
+                .public_key(public)
+                .serial_number(x509.random_serial_number())
+                .not_valid_before(born)
+                .not_valid_after(end)
+            )
+
+        root = (
+            builder(root_name, root_key.public_key())
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .sign(root_key, hashes.SHA256())
+        )
+        usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.TIME_STAMPING])
+        leaf = (
+            builder(leaf_name, key.public_key())
+            .add_extension(usage, critical=True)
+            .sign(root_key, hashes.SHA256())
+        )
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        (self.folder / f"{file}.key").write_bytes(pem)
+        (self.folder / f"{file}.pem").write_bytes(leaf.public_bytes(Encoding.PEM))
+        return leaf, root
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        double = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                query = self.rfile.read(int(self.headers["Content-Length"]))
+                double.requests += 1
+                match double.mode:
+                    case "silent":
+                        self.close_connection = True
+                    case "down":
+                        self._send(503, b"try later")
+                    case "redirect":
+                        self.send_response(307)
+                        self.send_header("Location", double.url)
+                        self.send_header("Content-Length", "0")
+                        self.end_headers()
+                    case "garbage":
+                        self._send(200, b"<html>captive portal</html>")
+                    case "huge":
+                        self._send(200, bytes(1_000_000))
+                    case "endless":
+                        self._drip()
+                    case mode:
+                        if mode == "slow":
+                            time.sleep(double.delay)
+                        self._send(200, double.answer(query))
+
+            def _send(self, status: int, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", "application/timestamp-reply")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def _drip(self) -> None:
+                self.send_response(200)
+                self.end_headers()
+                try:
+                    while not double._closing.wait(0.1):
+                        self.wfile.write(b"\0")
+                except OSError:
+                    self.close_connection = True
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        return Handler
