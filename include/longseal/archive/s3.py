@@ -326,10 +326,9 @@ def _status(err: Any) -> int:
 
 def _whole_digest(checksum: str | None) -> str | None:
     """Hex of a checksum of the whole object; None for one of parts, or none."""
-    if checksum is None or "-" in checksum:
-        return None
     try:
-        digest = base64.b64decode(checksum, validate=True)
+        # A checksum of parts ends in "-<count>", which is no base64.
+        digest = base64.b64decode(checksum or "", validate=True)
     except binascii.Error:
         return None
     return digest.hex() if len(digest) == 32 else None

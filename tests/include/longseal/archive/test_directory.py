@@ -140,6 +140,22 @@ def test_a_damaged_promise_is_an_error_and_not_the_lack_of_one(tmp_path: Path) -
         archive.stat("a")
 
 
+def test_the_latest_promise_counts_in_whatever_order_writers_made_them(tmp_path: Path) -> None:
+    archive = DirectoryArchive(tmp_path)
+    archive.put("a", b"x")
+    (tmp_path / ".a.retain").write_text("2031-01-01T00:00:00Z\n2030-01-01T00:00:00Z\n")
+    found = archive.stat("a")
+    assert found is not None
+    assert found.retain_until == datetime(2031, 1, 1, tzinfo=UTC)
+
+
+def test_a_promise_made_again_is_written_once(tmp_path: Path) -> None:
+    archive = DirectoryArchive(tmp_path)
+    for _ in range(3):
+        archive.put("a", b"x", datetime(2030, 1, 1, tzinfo=UTC))
+    assert (tmp_path / ".a.retain").read_text() == "2030-01-01T00:00:00Z\n"
+
+
 def test_an_object_and_a_folder_cannot_have_one_name(tmp_path: Path) -> None:
     archive = DirectoryArchive(tmp_path)
     archive.put("a/b", b"x")
