@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from longseal.archive.interface import Archive
 from longseal.audit.ledger import Ledger
@@ -19,6 +19,7 @@ from longseal.registry.interface import Registry
 from longseal.seal.signers.interface import Signer
 from longseal.settings import (
     DirectoryArchiveSettings,
+    Duration,
     FileSignerSettings,
     LayoutSettings,
     Pkcs11SignerSettings,
@@ -29,6 +30,9 @@ from longseal.settings import (
     policy_document,
     secret,
 )
+
+SEALS_KEPT: Final = Duration(10, "year")
+"""How long an archive that can lock keeps seals and ledger at least, from their writing on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,8 @@ class Workspace:
     @cached_property
     def ledger(self) -> Ledger:
         """The record of every action."""
-        return Ledger(self.archive)
+        now = self.now()
+        return Ledger(self.archive, SEALS_KEPT.after(now) - now)
 
     def note(self, action: str, details: Mapping[str, object]) -> None:
         """Write an action into the ledger."""
@@ -207,6 +212,13 @@ class Workspace:
         except OSError as err:
             raise SettingsError(setting, f"{path} cannot be read: {err.strerror}") from err
 
+    def store(self, key: str, data: bytes) -> None:
+        """Archive what outlives the evidence: seals, leaves, keys and whatever they speak of.
+
+        :raises ConflictError: other bytes have that name
+        """
+        self.archive.put(key, data, SEALS_KEPT.after(self.now()))
+
     # -- content in the archive --------------------------------------------------------------
 
     def keep(self, data: bytes) -> str:
@@ -214,7 +226,7 @@ class Workspace:
         digest = digest_of(data)
         key = object_key(digest)
         if self.archive.stat(key) is None:
-            self.archive.put(key, data)
+            self.store(key, data)
         return digest
 
     def kept(self, digest: str) -> bytes:

@@ -8,6 +8,7 @@ published, and every key operation, also one that a crash lost, is in the ledger
 from __future__ import annotations
 
 import base64
+import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ class Ceremony:
         :returns: the bytes claimed, the only ones that may ever be signed here
         """
         try:
-            self._workspace.archive.put(self._key(STATEMENT), statement)
+            self._workspace.store(self._key(STATEMENT), statement)
         except ConflictError:
             return self.statement()
         return statement
@@ -91,7 +92,12 @@ class Ceremony:
             return 0
         signer = CountingSigner(self._workspace.signer())
         pinned = fingerprint(self._public_key())
-        subject = {"folder": self.folder, "key": pinned, "statement": digest_of(self.statement())}
+        subject = {
+            "folder": self.folder,
+            "key": pinned,
+            "operation": uuid.uuid4().hex,
+            "statement": digest_of(self.statement()),
+        }
         self._workspace.note("key.operation.begun", subject)
         try:
             signature = sign_checked(signer, message, pinned)
@@ -101,7 +107,7 @@ class Ceremony:
             )
         document = canonical_json({"keyid": pinned, "sig": base64.b64encode(signature).decode()})
         try:
-            self._workspace.archive.put(self._key(_SIGNATURE), document)
+            self._workspace.store(self._key(_SIGNATURE), document)
         except ConflictError:
             # Another run was faster: its signature, over the same bytes, is the published one.
             verify_signature(self._public_key(), self.signature(), message)
@@ -124,7 +130,7 @@ class Ceremony:
             return {}
         gathered = _gather(self._workspace, self.signature())
         try:
-            self._workspace.archive.put(self._key(_TIMESTAMPS), _tokens_document(gathered))
+            self._workspace.store(self._key(_TIMESTAMPS), _tokens_document(gathered))
         except ConflictError:
             self._tokens()
         return dict(gathered.failures)
@@ -143,7 +149,7 @@ class Ceremony:
             digest = bytes.fromhex(sha256_hex(pae(PAYLOAD_TYPE, self.statement())))
             entry = log_entry(rekor.url, digest, self.signature(), self._public_key())
             try:
-                self._workspace.archive.put(self._key(_ENTRY), canonical_json(entry))
+                self._workspace.store(self._key(_ENTRY), canonical_json(entry))
             except ConflictError:
                 self._entry()
         return True
@@ -153,6 +159,8 @@ class Ceremony:
 
         :raises VerificationError: a part does not hold; nothing is kept then
         """
+        if self.finished:
+            return self.bundle()
         bundle = format_key_bundle(
             self.statement(),
             self.signature(),
@@ -161,7 +169,7 @@ class Ceremony:
             self._entry() if self._has(_ENTRY) else None,
         )
         check_bundle(self._workspace, bundle, self._public_key())
-        self._workspace.archive.put(self._key(BUNDLE), bundle)
+        self._workspace.store(self._key(BUNDLE), bundle)
         return bundle
 
     def run(self, statement: bytes) -> Finished:
@@ -274,7 +282,7 @@ def organisation_key(workspace: Workspace) -> KeyEntry:
 def _first_key(workspace: Workspace) -> KeyEntry:
     since = _start_of_day(workspace.now())
     entry = KeyEntry(workspace.signer().public_key, since)
-    workspace.archive.put(KEY_SET.format(version=1), KeySet((entry,)).format())
+    workspace.store(KEY_SET.format(version=1), KeySet((entry,)).format())
     workspace.note("key.established", {"key": fingerprint(entry.key), "since": timestamp(since)})
     return entry
 
@@ -317,7 +325,7 @@ def timestamp_file(workspace: Workspace, key: str, tokens_key: str) -> None:
     if workspace.archive.stat(tokens_key) is None:
         gathered = _gather(workspace, message)
         with suppress(ConflictError):
-            workspace.archive.put(tokens_key, _tokens_document(gathered))
+            workspace.store(tokens_key, _tokens_document(gathered))
     require_quorum(workspace, read_tokens(workspace, tokens_key), message)
 
 

@@ -20,7 +20,7 @@ from longseal.registry.attach import attach, detach
 from longseal.registry.interface import Descriptor, Registry
 from longseal.seal.bundle import MEDIA_TYPE
 from longseal.seal.ceremony import BUNDLE, Ceremony, organisation_key
-from longseal.seal.reseal import Published, predicate_type, read_lines, seal_folder
+from longseal.seal.published import Published, predicate_type, read_lines, seal_folder
 from longseal.seal.statement import Statement, Subject
 from longseal.workspace import Workspace
 

@@ -20,7 +20,6 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
@@ -32,7 +31,6 @@ from longseal.archive.pack import load_pack
 from longseal.canonical import canonical_json, digest_of, sha256_hex, timestamp
 from longseal.catalog.models import Seal
 from longseal.errors import RefusedError, VerificationError
-from longseal.seal.bundle import parse_key_bundle
 from longseal.seal.ceremony import (
     Ceremony,
     check_bundle,
@@ -42,12 +40,20 @@ from longseal.seal.ceremony import (
 )
 from longseal.seal.checkpoint import (
     Checkpoint,
-    parse_verifier_key,
     sign_note,
     verifier_key,
-    verify_checkpoint,
 )
 from longseal.seal.period import Period
+from longseal.seal.published import (
+    SEAL,
+    TRUSTED_ROOT,
+    Published,
+    check_files,
+    predicate_type,
+    published,
+    read_lines,
+    seal_folder,
+)
 from longseal.seal.statement import Statement, Subject
 from longseal.seal.tree import Tree, leaf_hash
 from longseal.verify.engine import Judgement, Outcome
@@ -57,75 +63,8 @@ from longseal.workspace import Workspace
 SHARD_LINES: Final = 65_536
 """Leaves in one shard: a complete level-2 subtree, and below cosign's 128 MiB for an artifact."""
 
-SEAL: Final = "seal.sigstore.json"
-TRUSTED_ROOT: Final = "seal-trusted-root.json"
-
 _ATTEMPT = re.compile(r"seals/(\d{6})/(\d{1,4})/statement\.json")
 _CASES: Final = 32
-
-
-def predicate_type(workspace: Workspace, kind: str) -> str:
-    """The predicate type of the organisation's own statements: ``seal``, ``image``, …"""
-    return f"https://{workspace.settings.organisation}/longseal/{kind}/v1"
-
-
-def seal_folder(sequence: int) -> str:
-    """Where a seal and all that belongs to it is archived."""
-    return f"seals/{sequence:06}"
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """A published seal, as the archive has it."""
-
-    sequence: int
-    bundle: bytes
-    statement: Statement
-
-    @property
-    def digest(self) -> str:
-        """The digest of the bundle file."""
-        return digest_of(self.bundle)
-
-    @property
-    def period(self) -> str:
-        """The period's name."""
-        return str(self.statement.predicate["period"])
-
-    @property
-    def root(self) -> str:
-        """The tree's root, hex."""
-        return str(self.statement.predicate["tree"]["root"])
-
-    @property
-    def size(self) -> int:
-        """How many leaves it covers."""
-        return int(self.statement.predicate["tree"]["size"])
-
-    def files(self, prefix: str = "") -> dict[str, str]:
-        """Digests of the subjects whose name begins with ``prefix``, by name."""
-        return {
-            subject.name: f"sha256:{subject.digest['sha256']}"
-            for subject in self.statement.subjects
-            if subject.name is not None and subject.name.startswith(prefix)
-        }
-
-
-def published(workspace: Workspace) -> list[Published]:
-    """Every published seal, oldest first.
-
-    :raises VerificationError: a seal between two others is missing
-    """
-    found: list[Published] = []
-    while workspace.archive.stat(f"{seal_folder(len(found) + 1)}/{SEAL}") is not None:
-        found.append(read_seal(workspace, len(found) + 1))
-    return found
-
-
-def read_seal(workspace: Workspace, sequence: int) -> Published:
-    """The published seal with this sequence; nothing of it is verified."""
-    bundle = workspace.archive.get(f"{seal_folder(sequence)}/{SEAL}")
-    return Published(sequence, bundle, Statement.parse(parse_key_bundle(bundle).payload))
 
 
 class Reseal:
@@ -318,7 +257,7 @@ class Reseal:
                 "root": seal.root,
                 "statement": digest_of(self.ceremony.statement()),
             }
-            self._workspace.archive.put(key, canonical_json(receipt))
+            self._workspace.store(key, canonical_json(receipt))
         return self._summary()
 
     def _receipt_key(self) -> str:
@@ -352,7 +291,7 @@ class Reseal:
                 ]
             }
         )
-        self._workspace.archive.put(f"{self.ceremony.folder}/void.json", report)
+        self._workspace.store(f"{self.ceremony.folder}/void.json", report)
         self._workspace.catalog.set_aside([leaf_hash(line).hex() for line in failed])
         self._workspace.note(
             "seal.voided", {"folder": self.ceremony.folder, "report": digest_of(report)}
@@ -390,7 +329,7 @@ class Reseal:
 
     def check(self) -> dict[str, Any]:
         """Put the bundle together and check all of it as a stranger would."""
-        if self.sealed is None and not self.ceremony.finished:
+        if self.sealed is None:
             self.ceremony.finish()
         return self._summary()
 
@@ -402,8 +341,8 @@ class Reseal:
             check_bundle(workspace, bundle, organisation_key(workspace).key)
             sequence = int(Statement.parse(ceremony.statement()).predicate["sequence"])
             folder = seal_folder(sequence)
-            workspace.archive.put(f"{folder}/{TRUSTED_ROOT}", seal_trusted_root(workspace))
-            workspace.archive.put(f"{folder}/{SEAL}", bundle)
+            workspace.store(f"{folder}/{TRUSTED_ROOT}", seal_trusted_root(workspace))
+            workspace.store(f"{folder}/{SEAL}", bundle)
             self.__dict__.pop("sealed", None)
             workspace.note(
                 "seal.published",
@@ -454,39 +393,6 @@ class Reseal:
         }
 
 
-def check_files(workspace: Workspace, seal: Published) -> list[bytes]:
-    """Check every file that a seal speaks of, and its tree against the leaves.
-
-    :returns: the lines of its leaves
-    :raises VerificationError: a file has other bytes, or the leaves give another root
-    """
-    for name, digest in seal.files().items():
-        if digest_of(workspace.kept(digest)) != digest:
-            raise VerificationError(f"{name} has other bytes than the seal says")
-    lines = read_lines(workspace, seal.files("leaves/").values())
-    check_tree(seal, lines, workspace.kept(seal.files()["checkpoint"]))
-    return lines
-
-
-def check_tree(seal: Published, lines: Sequence[bytes], note: bytes) -> Tree:
-    """Check that ``lines`` are the leaves of the seal's tree, and ``note`` its checkpoint.
-
-    :raises VerificationError: when they are not
-    """
-    described = seal.statement.predicate["tree"]
-    tree = Tree.of(map(leaf_hash, lines))
-    if (tree.size, tree.root.hex()) != (described["size"], described["root"]):
-        raise VerificationError(
-            f"the leaves give a tree of {tree.size} with root {tree.root.hex()}, the seal says"
-            f" {described['size']} with {described['root']}"
-        )
-    origin, key = parse_verifier_key(described["checkpointKey"])
-    head = verify_checkpoint(note, described["origin"], key)
-    if origin != described["origin"] or (head.size, head.root) != (tree.size, tree.root):
-        raise VerificationError("the checkpoint is not of the seal's tree")
-    return tree
-
-
 def renew(workspace: Workspace, seal: Published) -> None:
     """Timestamp the key-free list of all seals: it outlives the key that signed them."""
     from longseal.seal.ceremony import timestamp_file
@@ -494,7 +400,7 @@ def renew(workspace: Workspace, seal: Published) -> None:
     folder = seal_folder(seal.sequence)
     if workspace.archive.stat(f"{folder}/renewal.sha512") is None:
         upto = [one for one in published(workspace) if one.sequence <= seal.sequence]
-        workspace.archive.put(f"{folder}/renewal.sha512", _sums("sha512", _seal_files(upto)))
+        workspace.store(f"{folder}/renewal.sha512", _sums("sha512", _seal_files(upto)))
     timestamp_file(workspace, f"{folder}/renewal.sha512", f"{folder}/renewal.tokens.json")
 
 
@@ -587,11 +493,6 @@ def _shards(lines: Sequence[bytes]) -> dict[str, bytes]:
 
 def _lines(lines: Iterable[bytes]) -> bytes:
     return b"".join(line + b"\n" for line in lines)
-
-
-def read_lines(workspace: Workspace, digests: Iterable[str]) -> list[bytes]:
-    """The lines of archived files, in order."""
-    return [line for digest in digests for line in workspace.kept(digest).splitlines()]
 
 
 def _seal_files(seals: Iterable[Published]) -> dict[str, bytes]:

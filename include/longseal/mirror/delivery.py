@@ -1,0 +1,198 @@
+"""Bringing images and their evidence to a site: a registry, or a volume that is carried there.
+
+Blobs go first, then manifests, then the lists of referrers, and tags last, so that nothing is
+visible before all that it needs is there; a delivery that was cut off goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from longseal.canonical import canonical_json, digest_of
+from longseal.errors import ArchiveError, RegistryError, SettingsError
+from longseal.mirror.kit import KIT_TYPE, Kit
+from longseal.mirror.plan import Shipment
+from longseal.registry.attach import EMPTY, list_in_fallback
+from longseal.registry.copy import Copied, copy_manifest_tree
+from longseal.registry.interface import Manifest, Registry
+from longseal.registry.layout import LayoutRegistry
+from longseal.registry.model import EMPTY_CONFIG, OCI_MANIFEST, parse_manifest
+from longseal.settings import RegistrySiteSettings, SiteSettings
+from longseal.workspace import Workspace
+
+WORKERS: Final = 8
+"""Images under way at once."""
+
+KIT_REPOSITORY: Final = "longseal-site"
+"""Where a site that is a registry finds the kit: one artifact, tagged ``latest``."""
+
+IMAGES: Final = "images"
+"""The folder of a volume that holds one OCI image layout a repository."""
+
+
+@dataclass(slots=True)
+class Delivered:
+    """What a delivery did.
+
+    :param failed: images that did not arrive, with why; the next run tries them again
+    """
+
+    images: int = 0
+    copied: Copied = field(default_factory=Copied)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def add(self, other: Delivered) -> None:
+        """Count another batch in."""
+        self.images += other.images
+        self.copied += other.copied
+        self.failed |= other.failed
+
+    def to_json(self) -> dict[str, Any]:
+        """Counts."""
+        return {
+            "images": self.images,
+            "blobs_sent": self.copied.blobs_sent,
+            "bytes_sent": self.copied.bytes_sent,
+            "already_there": self.copied.already_there,
+            "failed": self.failed,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Delivered:
+        """The inverse of :meth:`to_json`."""
+        copied = Copied(value["blobs_sent"], value["bytes_sent"], value["already_there"])
+        return cls(value["images"], copied, dict(value["failed"]))
+
+
+def target_of(workspace: Workspace, site: SiteSettings) -> Registry:
+    """Where the images of a site go.
+
+    :raises SettingsError: the folder of a volume is not there: it may not be mounted
+    """
+    if isinstance(site, RegistrySiteSettings):
+        return workspace.site_registry(site)
+    if not site.path.is_dir():
+        raise SettingsError(
+            "sites.path", f"{site.path} is no folder: mount or make the volume of {site.name} first"
+        )
+    return LayoutRegistry(site.name, site.path / IMAGES)
+
+
+def deliver(workspace: Workspace, site: SiteSettings, shipments: Sequence[Shipment]) -> Delivered:
+    """Bring ``shipments`` to ``site``; what the site has is not sent."""
+    target = target_of(workspace, site)
+    # Opened here, once each: the threads below share them.
+    sources = {one.registry: workspace.registry(one.registry) for one in shipments}
+    done = Delivered()
+    with ThreadPoolExecutor(WORKERS) as pool:
+
+        def ship(shipment: Shipment) -> Copied | str:
+            try:
+                return _ship(sources[shipment.registry], target, shipment)
+            except RegistryError as err:
+                return str(err)
+
+        for shipment, result in zip(shipments, pool.map(ship, shipments), strict=True):
+            if isinstance(result, str):
+                done.failed[f"{shipment.repository}@{shipment.image}"] = result
+            else:
+                done.images += 1
+                done.copied += result
+    return done
+
+
+def _ship(source: Registry, target: Registry, shipment: Shipment) -> Copied:
+    repository = shipment.repository
+    copied = Copied()
+    for digest in (shipment.image, *shipment.referrers):
+        copied += copy_manifest_tree(source, target, repository, repository, digest, workers=1)
+    listed = target.referrers(repository, shipment.image)
+    known = {item.digest for item in listed or ()}
+    for digest in shipment.referrers:
+        if digest not in known:
+            _list(target, repository, shipment.image, digest)
+    for tag in shipment.tags:
+        if target.resolve(repository, tag) != shipment.image:
+            manifest = target.manifest(repository, shipment.image)
+            if manifest is None:
+                raise RegistryError(f"{repository}@{shipment.image} did not stay at {target.name}")
+            target.put_manifest(repository, manifest, tag)
+            copied += Copied(1, len(manifest.data))
+    return copied
+
+
+def _list(target: Registry, repository: str, image: str, digest: str) -> None:
+    manifest = target.manifest(repository, digest)
+    if manifest is None:
+        raise RegistryError(f"{repository}: {digest} did not stay at {target.name}")
+    parsed = parse_manifest(manifest.data, manifest.media_type)
+    list_in_fallback(
+        target, repository, image, manifest, parsed.artifact_type or "", parsed.annotations
+    )
+
+
+def put_kit(workspace: Workspace, site: SiteSettings, kit: Kit) -> int:
+    """Bring the site's kit; files that are there already are left alone.
+
+    :returns: how many files were written
+    """
+    if isinstance(site, RegistrySiteSettings):
+        return _push_kit(workspace.site_registry(site), kit)
+    return sum(_write(site.path / "site" / name, data) for name, data in kit.files.items())
+
+
+def _push_kit(target: Registry, kit: Kit) -> int:
+    layers = [
+        {
+            "mediaType": "application/octet-stream",
+            "digest": digest_of(data),
+            "size": len(data),
+            "annotations": {"org.opencontainers.image.title": name},
+        }
+        for name, data in kit.files.items()
+    ]
+    document = canonical_json(
+        {
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "artifactType": KIT_TYPE,
+            "config": {"mediaType": EMPTY_CONFIG, "digest": digest_of(EMPTY), "size": len(EMPTY)},
+            "layers": layers,
+        }
+    )
+    manifest = Manifest(digest_of(document), OCI_MANIFEST, document)
+    if target.resolve(KIT_REPOSITORY, "latest") == manifest.digest:
+        return 0
+    written = 0
+    for data in (EMPTY, *kit.files.values()):
+        digest = digest_of(data)
+        if not target.has_blob(KIT_REPOSITORY, digest):
+            target.put_blob(KIT_REPOSITORY, digest, len(data), io.BytesIO(data))
+            written += 1
+    target.put_manifest(KIT_REPOSITORY, manifest, "latest")
+    return written + 1
+
+
+def _write(path: Path, data: bytes) -> bool:
+    """Write a file whole or not at all; the kit's last file is what makes the others count."""
+    try:
+        if path.is_file() and path.read_bytes() == data:
+            return False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".longseal-")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except OSError as err:
+        raise ArchiveError(f"{path} cannot be written: {err.strerror}") from err
+    return True

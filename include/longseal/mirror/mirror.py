@@ -1,0 +1,40 @@
+"""The whole of a site's mirror run, as the command and the tests take it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from longseal.mirror.delivery import deliver, put_kit
+from longseal.mirror.kit import make_kit, note_delivery
+from longseal.mirror.plan import Plan, plan
+from longseal.settings import SiteSettings, VolumeSiteSettings
+from longseal.workspace import Workspace
+
+
+def mirror(workspace: Workspace, site: SiteSettings) -> dict[str, Any]:
+    """Bring ``site`` up to date; a second run with nothing new writes nothing."""
+    planned = plan(workspace, site)
+    delivered = deliver(workspace, site, planned.shipments)
+    return {**delivered.to_json(), **finish(workspace, site, planned, delivered.failed)}
+
+
+def finish(
+    workspace: Workspace, site: SiteSettings, planned: Plan, failed: dict[str, str]
+) -> dict[str, Any]:
+    """Bring the kit, once all images arrived: its inventory must not promise what is missing."""
+    shown = {
+        "site": site.name,
+        "withheld": planned.withheld,
+        "volume": str(site.path) if isinstance(site, VolumeSiteSettings) else None,
+    }
+    if failed:
+        return {**shown, "sequence": None, "kit_files": 0, "key_operations": 0}
+    kit = make_kit(workspace, site, planned.shipments)
+    written = put_kit(workspace, site, kit)
+    note_delivery(workspace, site, kit, len(planned.shipments))
+    return {
+        **shown,
+        "sequence": kit.sequence,
+        "kit_files": written,
+        "key_operations": kit.key_operations,
+    }

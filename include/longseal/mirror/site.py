@@ -1,0 +1,181 @@
+"""The site's side: is what a volume brought whole, and does all of it verify with no network?"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from longseal.archive.leaf import Leaf
+from longseal.canonical import digest_of, is_digest, parse_object, parse_timestamp
+from longseal.errors import MalformedError, VerificationError
+from longseal.mirror.delivery import IMAGES
+from longseal.mirror.kit import INVENTORY, INVENTORY_BUNDLE, ORGANISATION_KEY
+from longseal.registry.layout import LayoutRegistry
+from longseal.registry.model import check_repository
+from longseal.seal.keys import fingerprint, load_public_pem
+from longseal.seal.proof import Anchors, verify_chain, verify_seal, verify_statement
+from longseal.seal.published import TRUSTED_ROOT, Published
+from longseal.seal.signers.interface import PublicKey
+from longseal.verify.engine import Engine
+from longseal.verify.image import Expectations, verify_image
+from longseal.verify.policy import Policy
+from longseal.verify.report import Report, State
+from longseal.verify.trust import TrustMaterial
+
+MAX_FILE_BYTES: Final = 128 * 1024 * 1024
+_CHUNK: Final = 1024 * 1024
+
+
+class Volume:
+    """A volume as it arrived; every file of its kit is read once, bounded, and never through links.
+
+    :param key: the organisation's key as known beforehand: a public key, or its fingerprint
+    :param timestamp_roots: fingerprints of the timestamp roots that are believed; None to believe
+        those that the verified inventory lists
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        key: PublicKey | str,
+        timestamp_roots: frozenset[str] | None = None,
+        quorum: int = 1,
+    ) -> None:
+        self._root = root
+        self._key = key
+        self._timestamp_roots = timestamp_roots
+        self._quorum = quorum
+        self.registry = LayoutRegistry("volume", root / IMAGES)
+
+    def read(self, name: str) -> bytes:
+        """A file of the kit.
+
+        :raises VerificationError: it is not there
+        :raises MalformedError: it is no plain file, or too large
+        """
+        path = self._root / "site" / name
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError as err:
+            raise VerificationError(f"site/{name} cannot be read: {err.strerror}") from err
+        with os.fdopen(descriptor, "rb") as file:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_FILE_BYTES:
+                raise MalformedError(f"site/{name} is no file of at most {MAX_FILE_BYTES} bytes")
+            return file.read()
+
+    def verify(self, report: Report, now: datetime) -> None:
+        """Check everything, the anchor first: what it does not vouch for is not looked at."""
+        anchors: list[Anchors] = []
+        inventory: dict[str, Any] = {}
+
+        def key() -> str:
+            anchors.append(self._anchors())
+            return f"the organisation's key is {fingerprint(anchors[0].key)}"
+
+        def listed() -> str:
+            inventory.update(self._inventory(anchors[0]))
+            return f"inventory {inventory['sequence']} for {inventory['site']}, signed by our key"
+
+        if not report.attempt("key", key) or not report.attempt("inventory", listed):
+            return
+        refresh = parse_timestamp(inventory["refreshBy"])
+        if refresh < now:
+            report.add(
+                "refresh", State.FAILED, f"the site had to be refreshed by {refresh:%Y-%m-%d}"
+            )
+        if not report.attempt("files", lambda: self._files(inventory["files"])):
+            return
+        seals: list[tuple[Published, list[bytes]]] = []
+        folders = sorted(
+            {"/".join(name.split("/")[:2]) for name in inventory["files"] if "seals/" in name}
+        )
+        for folder in folders:
+
+            def sealed(folder: str = folder) -> str:
+                seals.append(verify_seal(lambda name: self.read(f"{folder}/{name}"), anchors[0]))
+                seal = seals[-1][0]
+                return f"{seal.period}: {seal.size} attestations, root {seal.root[:16]}…"
+
+            report.attempt(folder, sealed)
+        report.attempt("chain", lambda: self._chain([seal for seal, _ in seals]))
+        expected = Expectations(
+            engine=Engine(
+                TrustMaterial.parse(self.read("trusted_root.json")),
+                Policy.parse(self.read("policy.json")),
+            ),
+            anchors=anchors[0],
+            trusted_root=self.read(TRUSTED_ROOT),
+            sealed={
+                (leaf.sha256, leaf.image) for _, lines in seals for leaf in map(Leaf.parse, lines)
+            },
+        )
+        for item in inventory["images"]:
+            repository = check_repository(item["repository"])
+            verify_image(report, self.registry, repository, item["image"], expected, now)
+            self._attached(report, item)
+        report.attempt("blobs", self._blobs)
+
+    def _anchors(self) -> Anchors:
+        found = load_public_pem(self.read(ORGANISATION_KEY), f"site/{ORGANISATION_KEY}")
+        expected = self._key if isinstance(self._key, str) else fingerprint(self._key)
+        if fingerprint(found) != expected:
+            raise VerificationError(
+                f"expected the organisation's key {expected}, found {fingerprint(found)}"
+            )
+        return Anchors(found, self._timestamp_roots, self._quorum)
+
+    def _inventory(self, anchors: Anchors) -> dict[str, Any]:
+        data = self.read(INVENTORY)
+        statement, _ = verify_statement(
+            self.read(INVENTORY_BUNDLE), anchors, self.read(TRUSTED_ROOT), "inventory"
+        )
+        if statement.subjects[0].digest.get("sha256") != digest_of(data)[7:]:
+            raise VerificationError(f"{INVENTORY} has other bytes than the signature says")
+        return parse_object(data, INVENTORY, MAX_FILE_BYTES)
+
+    def _files(self, listed: Mapping[str, str]) -> str:
+        for name, digest in listed.items():
+            if any(part in ("", ".", "..") for part in name.split("/")):
+                raise MalformedError(f"the inventory lists the file {name[:80]!r}")
+            if digest_of(self.read(name)) != digest:
+                raise VerificationError(f"site/{name} has other bytes than the inventory says")
+        return f"{len(listed)} files are what the inventory says"
+
+    def _chain(self, seals: list[Published]) -> str:
+        verify_chain(seals)
+        return f"{len(seals)} seals follow each other"
+
+    def _attached(self, report: Report, item: Mapping[str, Any]) -> None:
+        """Everything that the inventory says travelled with an image is there."""
+        repository = str(item["repository"])
+
+        def present() -> str:
+            for digest in item["referrers"]:
+                if not is_digest(digest) or self.registry.manifest(repository, digest) is None:
+                    raise VerificationError(f"{digest} is missing")
+            for tag in item["tags"]:
+                if self.registry.resolve(repository, tag) != item["image"]:
+                    raise VerificationError(f"the tag {tag} names another image")
+            return f"{len(item['referrers'])} attachments and {len(item['tags'])} tags"
+
+        report.attempt(f"{repository}@{item['image']} inventory", present)
+
+    def _blobs(self) -> str:
+        """Every blob of the layouts has its name's digest."""
+        import hashlib
+
+        count = 0
+        for path in sorted((self._root / IMAGES).rglob("blobs/sha256/*")):
+            hasher = hashlib.sha256()
+            with path.open("rb") as file:
+                while chunk := file.read(_CHUNK):
+                    hasher.update(chunk)
+            if hasher.hexdigest() != path.name:
+                raise VerificationError(f"the blob {path.name} has other bytes")
+            count += 1
+        return f"{count} blobs have the digests that name them"

@@ -1,0 +1,124 @@
+"""Checking a seal as a stranger would: from its files alone, under a key known beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+
+from longseal.canonical import digest_of, parse_timestamp, sha256_hex, timestamp
+from longseal.errors import VerificationError
+from longseal.seal.bundle import KeyBundle, parse_key_bundle, verify_key_bundle
+from longseal.seal.keys import fingerprint, keyid
+from longseal.seal.published import SEAL, TRUSTED_ROOT, Published, check_tree
+from longseal.seal.rekor import verify_entry
+from longseal.seal.signers.interface import PublicKey
+from longseal.seal.statement import Statement
+from longseal.seal.timestamps import Authority, verify_quorum
+from longseal.seal.trusted_root import Log, parse_trusted_root
+
+Read = Callable[[str], bytes]
+"""The bytes of a file by its name below the seal's folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Anchors:
+    """What a verifier knows beforehand; no proof brings its own.
+
+    :param key: the organisation's public key
+    :param timestamp_roots: fingerprints of the authorities' roots that are believed; None where the
+        trusted root beside the seal is believed because something signed by ``key`` lists it
+    :param quorum: how many authorities must have stamped
+    """
+
+    key: PublicKey
+    timestamp_roots: frozenset[str] | None = None
+    quorum: int = 1
+
+
+def verify_statement(
+    data: bytes, anchors: Anchors, trusted_root: bytes, kind: str
+) -> tuple[Statement, datetime]:
+    """Check a bundle of the organisation's: key, signature, quorum of timestamps, log entry.
+
+    :param trusted_root: the ``seal-trusted-root.json`` beside it
+    :param kind: what it must be: ``seal``, ``image``, ``inventory``, …
+    :returns: the statement, and the earliest time at which an authority saw its signature
+    :raises VerificationError: naming what does not hold
+    """
+    bundle = parse_key_bundle(data)
+    statement = Statement.parse(verify_key_bundle(bundle, anchors.key))
+    if not statement.predicate_type.endswith(f"/longseal/{kind}/v1"):
+        raise VerificationError(
+            f"expected a {kind} statement, found {statement.predicate_type[:200]}"
+        )
+    if statement.predicate.get("keyid") != keyid(anchors.key):
+        raise VerificationError(f"the statement names another key than {fingerprint(anchors.key)}")
+    authorities, log = parse_trusted_root(trusted_root)
+    tokens = verify_quorum(
+        bundle.timestamps, bundle.signature, _believed(authorities, anchors), anchors.quorum
+    )
+    if log is not None:
+        _verify_log(bundle, anchors.key, log)
+    return statement, min(token.gen_time for token in tokens)
+
+
+def _believed(authorities: Sequence[Authority], anchors: Anchors) -> list[Authority]:
+    return [
+        one
+        for one in authorities
+        if anchors.timestamp_roots is None or one.root_fingerprint in anchors.timestamp_roots
+    ]
+
+
+def _verify_log(bundle: KeyBundle, key: PublicKey, log: Log) -> None:
+    if bundle.tlog_entry is None:
+        raise VerificationError(f"there is no entry of the log {log.origin}")
+    digest = bytes.fromhex(sha256_hex(bundle.message))
+    verify_entry(bundle.tlog_entry, digest, bundle.signature, key, log.public_key, log.origin)
+
+
+def verify_seal(read: Read, anchors: Anchors) -> tuple[Published, list[bytes]]:
+    """Check a seal and every file that it speaks of.
+
+    :param read: gives ``seal.sigstore.json``, ``seal-trusted-root.json`` and each subject by name
+    :returns: the seal, and the lines of its leaves
+    :raises VerificationError: naming the file or the part that does not hold
+    """
+    data = read(SEAL)
+    statement, stamped = verify_statement(data, anchors, read(TRUSTED_ROOT), "seal")
+    seal = Published(int(statement.predicate["sequence"]), data, statement)
+    lines: list[bytes] = []
+    for name, digest in seal.files().items():
+        content = read(name)
+        if digest_of(content) != digest:
+            raise VerificationError(f"{name} has other bytes than the seal says")
+        if name.startswith("leaves/"):
+            lines += content.splitlines()
+    check_tree(seal, lines, read("checkpoint"))
+    sealed_at = parse_timestamp(statement.predicate["sealedAt"])
+    if stamped < sealed_at.replace(hour=0, minute=0, second=0):
+        raise VerificationError(
+            f"it was stamped at {timestamp(stamped)}, before it was made at {timestamp(sealed_at)}"
+        )
+    return seal, lines
+
+
+def verify_chain(seals: Sequence[Published]) -> None:
+    """Check that consecutive seals name each other: ``previous``, and all before as renewed.
+
+    :raises VerificationError: naming the first that does not
+    """
+    for before, seal in pairwise(seals):
+        if seal.sequence != before.sequence + 1:
+            raise VerificationError(f"seal {before.sequence + 1} is missing")
+        if seal.statement.predicate["previous"] != before.digest:
+            raise VerificationError(f"seal {seal.sequence} does not name seal {before.sequence}")
+    known = {seal.sequence: seal.digest for seal in seals}
+    for seal in seals:
+        for renewed in seal.statement.predicate["renews"]:
+            if known.get(renewed["sequence"], renewed["digest"]) != renewed["digest"]:
+                raise VerificationError(
+                    f"seal {seal.sequence} renews another seal {renewed['sequence']} than this one"
+                )

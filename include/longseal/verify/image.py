@@ -1,0 +1,143 @@
+"""Verifying one image where it is: each attestation keyless, and the organisation's statement."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from longseal.canonical import parse_object, parse_timestamp, sha256_hex
+from longseal.errors import (
+    LongsealError,
+    MalformedError,
+    RegistryError,
+    UnsupportedError,
+    VerificationError,
+)
+from longseal.registry.attachment import Layer, fetch
+from longseal.registry.discovery import discover
+from longseal.registry.interface import Registry
+from longseal.seal.proof import Anchors, verify_statement
+from longseal.verify.engine import Engine, Outcome
+from longseal.verify.report import Report, State
+
+
+@dataclass(frozen=True, slots=True)
+class Expectations:
+    """What an image must have, as far as the verifier was given the means to check it.
+
+    :param engine: judges keyless attestations; None: they are not looked at
+    :param anchors: the organisation's key; None: its statements are not looked at
+    :param trusted_root: the ``seal-trusted-root.json`` for those statements
+    :param sealed: ``(bundle sha256 hex, image digest)`` of every leaf of the seals at hand; None
+        where there is no seal to compare with
+    """
+
+    engine: Engine | None = None
+    anchors: Anchors | None = None
+    trusted_root: bytes | None = None
+    sealed: Collection[tuple[str, str]] | None = None
+
+
+@dataclass(slots=True)
+class _Seen:
+    verified: list[str] = field(default_factory=list)
+    statements: list[str] = field(default_factory=list)
+
+
+def verify_image(
+    report: Report,
+    registry: Registry,
+    repository: str,
+    digest: str,
+    expected: Expectations,
+    now: datetime,
+) -> None:
+    """Check an image's manifest, and all that is attached to it, into ``report``."""
+    name = f"{repository}@{digest}"
+
+    def present() -> str:
+        if registry.manifest(repository, digest) is None:
+            raise VerificationError(f"{name} is not there")
+        return "the manifest has this digest"
+
+    if not report.attempt(f"{name} manifest", present):
+        return
+    try:
+        tags: tuple[str, ...] | None = registry.tags(repository)
+    except RegistryError:
+        tags = None
+    found = discover(registry, repository, digest, tags)
+    if not found.record.whole:
+        silent = ", ".join(
+            f"{answer.place}: {answer.detail}"
+            for answer in found.record.answers
+            if answer.outcome == "unknown"
+        )
+        report.add(f"{name} attachments", State.UNKNOWN, f"not every place answered: {silent}")
+    seen = _Seen()
+    for candidate in found.candidates:
+        where = f"{name} {candidate.manifest.digest[:19]}"
+        try:
+            layers = [one for one in fetch(registry, candidate).layers if one.kind == "bundle"]
+        except LongsealError as err:
+            bad = isinstance(err, MalformedError | VerificationError)
+            report.add(where, State.FAILED if bad else State.UNKNOWN, str(err))
+            continue
+        for layer in layers:
+            report.attempt(where, _LayerCheck(layer, repository, digest, expected, seen, now))
+    if expected.engine is not None and not seen.verified:
+        report.add(f"{name} attestations", State.FAILED, "no attestation of it verifies")
+    if expected.anchors is not None and not seen.statements:
+        text = "no statement of the organisation's key about it verifies"
+        report.add(f"{name} statement", State.FAILED, text)
+
+
+@dataclass(frozen=True, slots=True)
+class _LayerCheck:
+    layer: Layer
+    repository: str
+    image: str
+    expected: Expectations
+    seen: _Seen
+    now: datetime
+
+    def __call__(self) -> str:
+        document = parse_object(self.layer.data, "the bundle")
+        material: Any = document.get("verificationMaterial")
+        if isinstance(material, dict) and "publicKey" in material:
+            return self._statement()
+        return self._attestation()
+
+    def _attestation(self) -> str:
+        engine = self.expected.engine
+        if engine is None:
+            return "a keyless attestation; no trusted root and policy were given to judge it by"
+        judgement = engine.judge(self.layer.data, self.image, self.repository, self.now)
+        if judgement.outcome is Outcome.UNKNOWN:
+            raise UnsupportedError(str(judgement.reason))
+        if judgement.outcome is Outcome.REJECTED:
+            raise VerificationError(str(judgement.reason))
+        key = (sha256_hex(self.layer.data), self.image)
+        if self.expected.sealed is not None and key not in self.expected.sealed:
+            raise VerificationError("it verifies, and no seal at hand covers it")
+        self.seen.verified.append(judgement.predicate_type or "")
+        covered = "" if self.expected.sealed is None else ", sealed"
+        return f"{judgement.predicate_type} by {judgement.identity}{covered}"
+
+    def _statement(self) -> str:
+        anchors, trusted_root = self.expected.anchors, self.expected.trusted_root
+        if anchors is None:
+            return "a statement by a key; no key was given to judge it by"
+        if trusted_root is None:
+            raise UnsupportedError("its timestamps cannot be checked without a seal-trusted-root")
+        statement, stamped = verify_statement(self.layer.data, anchors, trusted_root, "image")
+        hexes = {subject.digest.get("sha256") for subject in statement.subjects}
+        if self.image.removeprefix("sha256:") not in hexes:
+            raise VerificationError("the statement does not speak of this image")
+        expires = statement.predicate["expires"]
+        if parse_timestamp(expires) < self.now:
+            raise VerificationError(f"the statement expired on {expires}: refresh the site")
+        self.seen.statements.append(statement.predicate["seal"])
+        return f"seal {statement.predicate['sequence']}, stamped {stamped:%Y-%m-%d}, by our key"
