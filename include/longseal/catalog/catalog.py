@@ -35,7 +35,7 @@ from longseal.catalog.models import (
     Pack,
     Seal,
 )
-from longseal.errors import SettingsError
+from longseal.errors import SettingsError, VerificationError
 
 HEAD: Final = "0001"
 """The newest migration; a catalog at it is opened without loading Alembic."""
@@ -170,6 +170,17 @@ class Catalog:
         with self.session() as session:
             session.execute(update(Pack).where(Pack.digest == digest).values(state="stored"))
 
+    def pack(self, digest: str) -> Pack:
+        """One pack.
+
+        :raises VerificationError: the catalog knows no such pack
+        """
+        with self.session() as session:
+            found = session.get(Pack, digest)
+        if found is None:
+            raise VerificationError(f"the catalog knows no pack {digest}: rebuild it")
+        return found
+
     def claimed_packs(self) -> list[str]:
         """Packs that were claimed and not yet seen in the archive."""
         with self.session() as session:
@@ -186,9 +197,7 @@ class Catalog:
         query = (
             select(Evidence)
             .join(Pack, Pack.digest == Evidence.pack)
-            .where(
-                Evidence.seal.is_(None), Evidence.verdict != "suspect", Pack.state == "stored"
-            )
+            .where(Evidence.seal.is_(None), Evidence.verdict != "suspect", Pack.state == "stored")
             .order_by(Evidence.leaf)
         )
         if before is not None:

@@ -32,6 +32,7 @@ from longseal.canonical import canonical_json, digest_of, sha256_hex, timestamp
 from longseal.catalog.models import Seal
 from longseal.errors import RefusedError, VerificationError
 from longseal.seal.ceremony import (
+    BUNDLE,
     Ceremony,
     check_bundle,
     key_set,
@@ -177,6 +178,7 @@ class Reseal:
             **{f"{name}.jsonl": _lines(lines) for name, lines in by_verdict.items()},
             "records.jsonl": _lines(row.record.encode() for row in images),
             "seals.sha256": _sums("sha256", _seal_files(before)),
+            "statements.sha256": _sums("sha256", self._other_bundles()),
         }
         for digest in sorted({leaf.policy for leaf in parsed}):
             files[f"policies/{digest[7:]}.json"] = workspace.kept(digest)
@@ -220,6 +222,16 @@ class Reseal:
             },
         )
         return files, statement.format()
+
+    def _other_bundles(self) -> dict[str, bytes]:
+        """What else the organisation's key has signed: the seal renews all of it."""
+        archive = self._workspace.archive
+        return {
+            key: archive.get(key)
+            for prefix in ("seals/", "deliveries/", "prunes/", "deletions/")
+            for key in archive.keys(prefix)
+            if key.endswith(f"/{BUNDLE}") and not _ATTEMPT.fullmatch(_claim_of(key))
+        }
 
     def _require_packed(self, leaves: Sequence[bytes], packs: Iterable[str]) -> None:
         """A row that was only written into the catalog is in no pack, and is not sealed."""
@@ -482,6 +494,10 @@ def _difference(leaf: Leaf, judgement: Judgement) -> str | None:
         ),
         None,
     )
+
+
+def _claim_of(key: str) -> str:
+    return key.removesuffix(BUNDLE) + "statement.json"
 
 
 def _shards(lines: Sequence[bytes]) -> dict[str, bytes]:
