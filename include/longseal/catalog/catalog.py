@@ -181,6 +181,15 @@ class Catalog:
             raise VerificationError(f"the catalog knows no pack {digest}: rebuild it")
         return found
 
+    def packs(self) -> list[str]:
+        """Every pack that the archive should have."""
+        with self.session() as session:
+            return list(
+                session.scalars(
+                    select(Pack.digest).where(Pack.state == "stored").order_by(Pack.digest)
+                )
+            )
+
     def claimed_packs(self) -> list[str]:
         """Packs that were claimed and not yet seen in the archive."""
         with self.session() as session:

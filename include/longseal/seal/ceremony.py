@@ -8,6 +8,7 @@ published, and every key operation, also one that a crash lost, is in the ledger
 from __future__ import annotations
 
 import base64
+import logging
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
@@ -30,6 +31,8 @@ from longseal.seal.signers.interface import PublicKey
 from longseal.seal.statement import PAYLOAD_TYPE, pae
 from longseal.seal.timestamps import Authority, Gathered, gather, verify_quorum
 from longseal.workspace import Workspace
+
+_log = logging.getLogger(__name__)
 
 MAX_STATEMENT_BYTES: Final = 8 * 1024 * 1024
 
@@ -91,6 +94,8 @@ class Ceremony:
             verify_signature(self._public_key(), self.signature(), message)
             return 0
         signer = CountingSigner(self._workspace.signer())
+        if signer.warning:
+            _log.warning(signer.warning)
         pinned = fingerprint(self._public_key())
         subject = {
             "folder": self.folder,

@@ -79,12 +79,15 @@ class Engine:
         self.name = f"sigstore-python {sigstore.__version__}"
         self._verifier = _recording_verifier(trust)
 
-    def judge(self, data: bytes, image: str, repository: str, collected_at: datetime) -> Judgement:
+    def judge(
+        self, data: bytes, image: str | None, repository: str, collected_at: datetime
+    ) -> Judgement:
         """Judge ``data``, a Sigstore bundle as found on ``image`` in ``repository``.
 
         Never raises for anything that ``data`` may hold.
 
-        :param image: the digest that the statement must have as a subject
+        :param image: the digest that the statement must have as a subject; None where only the
+            envelope is to be judged
         :param collected_at: when it was found, for attestations that nobody dated
         """
         found = Judgement(Outcome.UNKNOWN, None, signed_at=collected_at, engine=self.name)
@@ -124,11 +127,11 @@ class Engine:
         self,
         facts: _Facts,
         statement: Statement,
-        image: str,
+        image: str | None,
         repository: str,
         collected_at: datetime,
     ) -> Reason | None:
-        if image not in statement.subjects:
+        if image is not None and image not in statement.subjects:
             listed = ", ".join(statement.subjects)[:300]
             return Reason("subject", f"expected the image {image} as a subject, found {listed}")
         if facts.signed_at > collected_at + MAX_AHEAD:

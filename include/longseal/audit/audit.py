@@ -1,0 +1,102 @@
+"""The audit: does everything that Longseal says it did still hold together?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+from longseal.archive.pack import load_pack, pack_key
+from longseal.canonical import sha256_hex
+from longseal.errors import VerificationError
+from longseal.seal.ceremony import key_set
+from longseal.seal.proof import Anchors, verify_chain, verify_seal
+from longseal.seal.published import SEAL, TRUSTED_ROOT, Published, published, seal_folder
+from longseal.verify.report import Report
+from longseal.workspace import Workspace
+
+
+def audit(workspace: Workspace, share: float = 1.0) -> Report:
+    """Walk the ledger, verify every seal and the chain of them, and read packs back.
+
+    :param share: of the packs, which are read whole and hashed; the others are only looked for
+    """
+    report = Report(f"archive of {workspace.settings.organisation}")
+    report.attempt("ledger", lambda: _ledger(workspace))
+    seals = published(workspace)
+    for seal in seals:
+        report.attempt(f"seal {seal.sequence}", _seal_check(workspace, seal))
+    report.attempt("chain", lambda: _chain(seals))
+    report.attempt("packs", lambda: _packs(workspace, share))
+    return report
+
+
+def _ledger(workspace: Workspace) -> str:
+    entries, begun, ended = 0, set(), {}
+    for entry in workspace.ledger.walk():
+        entries += 1
+        if entry.action == "key.operation.begun":
+            begun.add(entry.details["operation"])
+        elif entry.action == "key.operation.ended":
+            ended[entry.details["operation"]] = int(entry.details["operations"])
+    lost = len(begun - ended.keys())
+    return (
+        f"{entries} entries, each naming the one before; {sum(ended.values())} key operations"
+        + (f", and {lost} begun whose end was lost in a crash" if lost else "")
+    )
+
+
+def _seal_check(workspace: Workspace, seal: Published) -> Callable[[], str]:
+    folder = seal_folder(seal.sequence)
+    files = seal.files()
+
+    def read(name: str) -> bytes:
+        if name in (SEAL, TRUSTED_ROOT):
+            return workspace.archive.get(f"{folder}/{name}")
+        return workspace.kept(files[name])
+
+    def check() -> str:
+        keys = key_set(workspace)
+        if keys is None:
+            raise VerificationError("there is no key set in the archive")
+        named = seal.statement.predicate.get("keyid")
+        entry = next((one for one in keys[0].keys if one.keyid == named), None)
+        if entry is None:
+            raise VerificationError(f"its key {named} is not in the key set")
+        verify_seal(read, Anchors(entry.key, quorum=workspace.settings.timestamp_quorum))
+        return f"{seal.period}: {seal.size} attestations, {len(files)} files"
+
+    return check
+
+
+def _chain(seals: list[Published]) -> str:
+    verify_chain(seals)
+    return f"{len(seals)} seals follow each other"
+
+
+def _packs(workspace: Workspace, share: float) -> str:
+    digests = workspace.catalog.packs()
+    whole = sample(digests, share, workspace.now())
+    for digest in digests:
+        if digest in whole:
+            load_pack(workspace.archive, digest)
+        elif not any(True for _ in workspace.archive.keys(pack_key(digest))):
+            raise VerificationError(f"the pack {digest} is not in the archive: sound the alarm")
+    return f"{len(digests)} packs, {len(whole)} of them read whole"
+
+
+def sample(digests: Sequence[str], share: float, at: datetime) -> set[str]:
+    """A share of the packs, another one on another day."""
+    salt = f"{at:%Y-%m-%d}"
+    ranked = sorted(digests, key=lambda digest: sha256_hex(f"{salt}{digest}".encode()))
+    return set(ranked[: math.ceil(share * len(ranked))])
+
+
+def summary(workspace: Workspace) -> dict[str, Any]:
+    """Counts for a report's head: evidence by verdict, images, seals."""
+    return {
+        "evidence": workspace.catalog.counts(),
+        "images": len(workspace.catalog.images()),
+        "seals": len(published(workspace)),
+    }
