@@ -23,7 +23,7 @@ Mode = Literal[
     "endless",  # a byte every tenth of a second, for ever
     "huge",
     "garbage",
-    "redirect",
+    "redirect",  # to a path that answers honestly
     "other-digest",  # a good token, over something else
     "replay",  # the first answer it ever gave
     "rejection",  # a well-formed refusal
@@ -51,6 +51,7 @@ class TimestampAuthorityDouble:
     :param name: of its certificates
     :param age: how long ago the certificates were made
     :param life: how long they are valid from then; less than ``age`` for an expired chain
+    :param root_life: of the root, where another
     :param with_chain: put the root into each token too, which some clients cannot read
     """
 
@@ -61,6 +62,7 @@ class TimestampAuthorityDouble:
         *,
         age: datetime.timedelta = datetime.timedelta(days=1),
         life: datetime.timedelta = datetime.timedelta(days=3650),
+        root_life: datetime.timedelta | None = None,
         with_chain: bool = False,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -69,8 +71,8 @@ class TimestampAuthorityDouble:
         self.delay = 1.0
         self.requests = 0
         born = datetime.datetime.now(datetime.UTC).replace(microsecond=0) - age
-        self.chain = self._certify("signer", name, born, born + life)
-        self._certify("stranger", name, born, born + life)
+        self.chain = self._certify("signer", name, born, born + life, born + (root_life or life))
+        self._certify("stranger", name, born, born + life, born + life)
         self.pem = b"".join(each.public_bytes(Encoding.PEM) for each in self.chain)
         self.chain_path = folder / "chain.pem"
         self.chain_path.write_bytes(self.pem)
@@ -133,7 +135,12 @@ class TimestampAuthorityDouble:
             return target.read_bytes()
 
     def _certify(
-        self, file: str, name: str, born: datetime.datetime, end: datetime.datetime
+        self,
+        file: str,
+        name: str,
+        born: datetime.datetime,
+        end: datetime.datetime,
+        root_end: datetime.datetime,
     ) -> tuple[x509.Certificate, x509.Certificate]:
         """Make a root and a timestamping certificate; write the latter and its key."""
         root_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
@@ -148,7 +155,7 @@ class TimestampAuthorityDouble:
         )
 
         def builder(
-            subject: x509.Name, public: ec.EllipticCurvePublicKey
+            subject: x509.Name, public: ec.EllipticCurvePublicKey, until: datetime.datetime
         ) -> x509.CertificateBuilder:
             return (
                 x509.CertificateBuilder()
@@ -157,17 +164,17 @@ class TimestampAuthorityDouble:
                 .public_key(public)
                 .serial_number(x509.random_serial_number())
                 .not_valid_before(born)
-                .not_valid_after(end)
+                .not_valid_after(until)
             )
 
         root = (
-            builder(root_name, root_key.public_key())
+            builder(root_name, root_key.public_key(), root_end)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .sign(root_key, hashes.SHA256())
         )
         usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.TIME_STAMPING])
         leaf = (
-            builder(leaf_name, key.public_key())
+            builder(leaf_name, key.public_key(), end)
             .add_extension(usage, critical=True)
             .sign(root_key, hashes.SHA256())
         )
@@ -183,14 +190,14 @@ class TimestampAuthorityDouble:
             def do_POST(self) -> None:
                 query = self.rfile.read(int(self.headers["Content-Length"]))
                 double.requests += 1
-                match double.mode:
+                match "honest" if self.path.endswith("/elsewhere") else double.mode:
                     case "silent":
                         self.close_connection = True
                     case "down":
                         self._send(503, b"try later")
                     case "redirect":
                         self.send_response(307)
-                        self.send_header("Location", double.url)
+                        self.send_header("Location", f"{double.url}/elsewhere")
                         self.send_header("Content-Length", "0")
                         self.end_headers()
                     case "garbage":

@@ -118,6 +118,13 @@ def test_an_expired_chain_stamps_nothing(tmp_path: Path) -> None:
             request_token(authority, MESSAGE, now())
 
 
+def test_a_root_that_had_ended_vouches_for_nothing(tmp_path: Path) -> None:
+    day = timedelta(days=1)
+    old = TimestampAuthorityDouble(tmp_path / "old", age=3 * day, root_life=day)
+    with old as double, pytest.raises(VerificationError):
+        request_token(trusted(double), MESSAGE, now())
+
+
 def test_a_token_outlives_its_certificates(tmp_path: Path) -> None:
     life = timedelta(days=1, seconds=2)
     with TimestampAuthorityDouble(tmp_path / "brief", life=life) as double:

@@ -111,6 +111,17 @@ def test_a_proof_holds_for_its_own_leaf_place_size_and_root_only(size: int) -> N
                 verify_inclusion(*arguments)
 
 
+def test_a_root_does_not_pass_for_that_of_a_smaller_tree() -> None:
+    first, second = leaf_hash(b"0"), leaf_hash(b"1")
+    with pytest.raises(VerificationError, match="longer than the tree is high"):
+        verify_inclusion(second, 0, 1, (first,), Tree.of([first, second]).root)
+
+
+def test_a_hash_of_another_length_is_named() -> None:
+    with pytest.raises(VerificationError, match="31 bytes, not 32"):
+        verify_inclusion(leaf_hash(b"0"), 0, 2, (bytes(31),), bytes(32))
+
+
 def test_an_inner_node_does_not_pass_for_a_leaf() -> None:
     tree = tree_of([b"a", b"b", b"c", b"d"])
     inner = tree.levels[1]
