@@ -15,9 +15,13 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from longseal.canonical import digest_of
+from longseal.registry.distribution import DistributionRegistry
 from longseal.registry.model import OCI_INDEX, OCI_MANIFEST
 
 EMPTY_CONFIG = b"{}"
+
+Start = Callable[..., tuple["RegistryDouble", DistributionRegistry]]
+"""The fixture ``start``: a registry with these quirks, and a client of it."""
 
 
 @dataclass(frozen=True)

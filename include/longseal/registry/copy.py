@@ -1,0 +1,180 @@
+"""Copying images between places that hold images: blobs, then manifests from the leaves up, then
+the tag. A copy that was cut off shows nothing half done, and goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Final
+
+from longseal.canonical import hex_of
+from longseal.errors import MalformedError, RegistryError
+from longseal.registry.discovery import MAX_CHILDREN, MAX_DEPTH
+from longseal.registry.interface import Descriptor, Manifest, Registry
+from longseal.registry.model import (
+    INDEX_TYPES,
+    MANIFEST_TYPES,
+    is_index,
+    parse_index,
+    parse_manifest,
+)
+
+WORKERS: Final = 4
+_CHUNK: Final = 1024 * 1024
+_FOREIGN: Final = ("nondistributable", ".foreign.")
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What a copy did.
+
+    :param blobs_sent: blobs and manifests written to the target
+    :param bytes_sent: their bytes
+    :param already_there: blobs and manifests that the target had
+    """
+
+    blobs_sent: int = 0
+    bytes_sent: int = 0
+    already_there: int = 0
+
+    def __add__(self, other: Copied) -> Copied:
+        return Copied(
+            self.blobs_sent + other.blobs_sent,
+            self.bytes_sent + other.bytes_sent,
+            self.already_there + other.already_there,
+        )
+
+
+def copy_blob(
+    source: Registry,
+    target: Registry,
+    repository: str,
+    target_repository: str,
+    blob: Descriptor,
+) -> Copied:
+    """Stream one blob, hashed on the way; nothing is sent that the target has.
+
+    :raises RegistryError: the source has other bytes, or either side failed
+    """
+    if target.has_blob(target_repository, blob.digest):
+        return Copied(already_there=1)
+    with source.open_blob(repository, blob.digest) as stream:
+        checked = io.BufferedReader(_Checked(stream, blob), _CHUNK)
+        target.put_blob(target_repository, blob.digest, blob.size, checked)
+    return Copied(1, blob.size)
+
+
+def copy_manifest_tree(
+    source: Registry,
+    target: Registry,
+    repository: str,
+    target_repository: str,
+    digest: str,
+    tag: str | None = None,
+    workers: int = WORKERS,
+) -> Copied:
+    """Copy a manifest or index with all below it; referrers are not below it.
+
+    :param tag: what the target calls it, set last
+    :param workers: blobs under way at a time
+    :raises RegistryError: something listed is not there, or either side failed
+    :raises MalformedError: deeper or wider than discovery would go
+    """
+    manifests = _tree(source, repository, digest)
+    blobs = {blob.digest: blob for manifest in manifests for blob in _blobs(manifest)}
+    pool = ThreadPoolExecutor(workers, "longseal-copy")
+    try:
+        results: Iterable[Copied] = pool.map(
+            lambda blob: copy_blob(source, target, repository, target_repository, blob),
+            blobs.values(),
+        )
+        copied = sum(results, Copied())
+    finally:
+        pool.shutdown(cancel_futures=True)
+    for manifest in reversed(manifests):
+        last = tag if manifest.digest == digest else None
+        copied += _copy_manifest(target, target_repository, manifest, last)
+    return copied
+
+
+def _copy_manifest(
+    target: Registry, repository: str, manifest: Manifest, tag: str | None
+) -> Copied:
+    present = target.manifest(repository, manifest.digest) is not None
+    if present and (tag is None or target.resolve(repository, tag) == manifest.digest):
+        return Copied(already_there=1)
+    target.put_manifest(repository, manifest, tag)
+    return Copied(already_there=1) if present else Copied(1, len(manifest.data))
+
+
+def _tree(source: Registry, repository: str, digest: str) -> list[Manifest]:
+    """The manifest and all below it; each after every manifest that lists it."""
+    found: dict[str, Manifest] = {}
+    level = [digest]
+    for _ in range(MAX_DEPTH + 1):
+        below: list[str] = []
+        if len(found.keys() | set(level)) > MAX_CHILDREN:
+            raise MalformedError(f"{digest} has more than {MAX_CHILDREN} manifests in it")
+        for wanted in dict.fromkeys(level):
+            manifest = found.pop(wanted, None) or source.manifest(repository, wanted)
+            if manifest is None:
+                raise RegistryError(f"{repository}: {wanted} is not there")
+            found[wanted] = manifest
+            below += [child.digest for child in _children(manifest)]
+        if not below:
+            return list(found.values())
+        level = below
+    raise MalformedError(f"{digest} nests indexes deeper than {MAX_DEPTH} levels")
+
+
+def _children(manifest: Manifest) -> Iterator[Descriptor]:
+    if is_index(manifest.media_type):
+        for item in parse_index(manifest.data, manifest.media_type):
+            if item.media_type in MANIFEST_TYPES | INDEX_TYPES:
+                yield item
+
+
+def _blobs(manifest: Manifest) -> Iterator[Descriptor]:
+    if is_index(manifest.media_type):
+        for item in parse_index(manifest.data, manifest.media_type):
+            if item.media_type not in MANIFEST_TYPES | INDEX_TYPES:
+                yield item
+        return
+    parsed = parse_manifest(manifest.data, manifest.media_type)
+    for blob in (parsed.config, *parsed.layers):
+        # Foreign layers are on their maker's servers, and no registry need have them.
+        if blob is not None and not any(part in blob.media_type for part in _FOREIGN):
+            yield blob
+
+
+class _Checked(io.RawIOBase):
+    """A blob that breaks off before its last bytes when they are not what was promised."""
+
+    def __init__(self, stream: BinaryIO, blob: Descriptor) -> None:
+        self._stream = stream
+        self._blob = blob
+        self._hash = hashlib.sha256()
+        self._count = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left = self._blob.size - self._count
+        data = self._stream.read(min(len(buffer), left)) if left else b""
+        self._hash.update(data)
+        self._count += len(data)
+        ended = self._count == self._blob.size or not data
+        if ended and (
+            self._count != self._blob.size or self._hash.hexdigest() != hex_of(self._blob.digest)
+        ):
+            raise RegistryError(
+                f"expected {self._blob.size} bytes of {self._blob.digest}, got {self._count} of "
+                f"sha256:{self._hash.hexdigest()}"
+            )
+        buffer[: len(data)] = data
+        return len(data)
