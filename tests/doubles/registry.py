@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import re
+import ssl
 import threading
 import time
 import uuid
@@ -88,7 +89,7 @@ class RegistryDouble:
     Use it as a context manager; ``url`` is where it listens.
     """
 
-    def __init__(self, **quirks: Any) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None, **quirks: Any) -> None:
         self.quirks = Quirks(**quirks)
         self.repositories: dict[str, Repository] = {}
         self.requests: list[Request] = []
@@ -110,6 +111,9 @@ class RegistryDouble:
                 """A client that hangs up is part of the tests."""
 
         self.server = Server(("127.0.0.1", 0), Handler)
+        self.scheme = "http" if tls is None else "https"
+        if tls is not None:
+            self.server.socket = tls.wrap_socket(self.server.socket, server_side=True)
 
     @property
     def host(self) -> str:
@@ -117,7 +121,7 @@ class RegistryDouble:
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}"
+        return f"{self.scheme}://{self.host}"
 
     def __enter__(self) -> "RegistryDouble":
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()

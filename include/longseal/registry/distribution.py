@@ -248,11 +248,12 @@ class DistributionRegistry:
                     raise RegistryError(f"{self._http.host}{first}: a page is gone")
                 return frozenset()
             try:
-                listed = parse_object(answer.body, key).get(key)
+                document = parse_object(answer.body, key)
             except MalformedError as err:
                 raise RegistryError(f"{self._http.host}{first}: unreadable list: {err}") from err
+            listed = document.get(key, "missing")
             if listed is None:
-                listed = []
+                listed = []  # Go encodes an empty list as null
             if not isinstance(listed, list) or not all(isinstance(item, str) for item in listed):
                 raise RegistryError(f"{self._http.host}{first}: no list of {key} in the answer")
             names.update(listed)

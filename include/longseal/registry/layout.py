@@ -234,7 +234,9 @@ class LayoutRegistry:
         with self._open(self._path(repository, "index.json")) as file:
             data = file.read(MAX_INDEX_BYTES + 1)
         document = parse_object(data, f"{repository}/index.json", MAX_INDEX_BYTES)
-        entries = document.get("manifests") or []
+        entries = document.get("manifests", "missing")
+        if entries is None:
+            entries = []  # Go encodes an empty list as null
         if not isinstance(entries, list) or len(entries) > MAX_ENTRIES:
             raise MalformedError(f"{repository}/index.json: no list of at most {MAX_ENTRIES}")
         if not all(isinstance(entry, dict) for entry in entries):

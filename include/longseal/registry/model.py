@@ -122,6 +122,9 @@ def parse_index(data: bytes, media_type: str | None = None) -> tuple[Descriptor,
     found = _media_type_of(document, media_type)
     if found not in INDEX_TYPES:
         raise UnsupportedError(f"expected an index, found {found!a}")
+    if "manifests" not in document:
+        # An error document served as an index must not pass for an empty one.
+        raise MalformedError("an index has a list of manifests, and this one has not")
     return _descriptors(document, "manifests")
 
 

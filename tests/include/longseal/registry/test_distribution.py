@@ -1,13 +1,21 @@
 import base64
 import io
 import json
+import ssl
 import stat
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from tests.doubles.registry import Failure, RegistryDouble, Start, image
 
 from longseal.canonical import digest_of
@@ -18,6 +26,7 @@ from longseal.registry.distribution import DistributionRegistry
 from longseal.registry.interface import Manifest
 from longseal.registry.model import OCI_MANIFEST
 
+LOOPBACK = ip_address("127.0.0.1")
 ABSENT = "sha256:" + "0" * 64
 LOGIN = Credentials("ci", "secret-word")
 
@@ -248,7 +257,18 @@ def test_other_bytes_than_asked_for_are_an_error(start: Start) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"<html>", b"[]", b'{"tags":"v1"}', b'{"tags":[1]}', b"\xff\xfe", b'{"tags":{}}']
+    "body",
+    [
+        b"",
+        b"{}",
+        b'{"errors":[]}',
+        b"<html>",
+        b"[]",
+        b'{"tags":"v1"}',
+        b'{"tags":[1]}',
+        b"\xff\xfe",
+        b'{"tags":{}}',
+    ],
 )
 def test_an_unreadable_listing_is_an_error(start: Start, body: bytes) -> None:
     server, registry = start()
@@ -399,6 +419,114 @@ def test_a_redirect_leads_to_the_web_or_nowhere(start: Start, location: str) -> 
     server.fail("GET", Failure(302, {"Location": location}))
     with pytest.raises(RegistryError):
         registry.blob("corp/app", ABSENT, 100)
+
+
+# TLS and proxies
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> tuple[Path, ssl.SSLContext]:
+    """A certificate for 127.0.0.1 that only its own file vouches for, and a server's context."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "lab")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(LOOPBACK)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    file = tmp_path / "lab.pem"
+    file.write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        + certificate.public_bytes(Encoding.PEM)
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    return file, context
+
+
+def test_tls_is_checked_against_the_given_authority(
+    start: Start, authority: tuple[Path, ssl.SSLContext]
+) -> None:
+    file, context = authority
+    server, registry = start(tls=context, client={"ca_file": file})
+    server.add_image("corp/app", "v1")
+    assert registry.tags("corp/app") == ("v1",)
+    _, unknown = start(tls=context, client={"retries": 0})
+    with pytest.raises(RegistryError, match="SSLError"):
+        unknown.tags("corp/app")
+
+
+def test_a_redirect_from_https_to_http_is_refused(
+    start: Start, authority: tuple[Path, ssl.SSLContext]
+) -> None:
+    file, context = authority
+    plain, _ = start()
+    server, registry = start(tls=context, blob_redirect=plain.url, client={"ca_file": file})
+    plain.add_blob("corp/app", b"data")
+    digest = server.add_blob("corp/app", b"data")
+    with pytest.raises(RegistryError, match="https to http"):
+        registry.blob("corp/app", digest, 100)
+    assert not plain.requests
+
+
+def test_a_redirect_from_http_to_https_is_followed_and_checked(
+    start: Start, authority: tuple[Path, ssl.SSLContext]
+) -> None:
+    file, context = authority
+    store, _ = start(tls=context)
+    server, registry = start(blob_redirect=store.url, client={"ca_file": file})
+    store.add_blob("corp/app", b"data")
+    digest = server.add_blob("corp/app", b"data")
+    assert registry.blob("corp/app", digest, 100) == b"data"
+    trusting_nobody = DistributionRegistry("main", server.url, retries=0)
+    with pytest.raises(RegistryError, match="SSLError"):
+        trusting_nobody.blob("corp/app", digest, 100)
+
+
+def test_a_password_goes_to_no_unencrypted_token_service_of_an_https_registry(
+    start: Start, authority: tuple[Path, ssl.SSLContext]
+) -> None:
+    file, context = authority
+    plain, _ = start()
+    _, registry = start(
+        tls=context,
+        bearer=("ci", "secret-word"),
+        realm=f"{plain.url}/token",
+        client={"credentials": LOGIN, "ca_file": file},
+    )
+    with pytest.raises(RefusedError, match="unencrypted"):
+        registry.tags("corp/app")
+    assert not plain.requests
+
+
+def test_a_registry_that_calls_itself_http_behind_tls_is_met_with_tls(
+    start: Start, authority: tuple[Path, ssl.SSLContext]
+) -> None:
+    file, context = authority
+    server, registry = start(tls=context, page=1, client={"ca_file": file})
+    server.add_image("corp/app", "v1")
+    server.add_image("corp/app", "v2")
+    server.quirks.next_host = server.quirks.uploads_at = f"http://{server.host}"
+    assert registry.tags("corp/app") == ("v1", "v2")
+    registry.put_blob("corp/app", digest_of(b"data"), 4, io.BytesIO(b"data"))
+    assert server.repository("corp/app").blobs[digest_of(b"data")] == b"data"
+
+
+def test_the_environments_proxy_is_used(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy, _ = start()
+    proxy.add_image("corp/app", "v1")
+    monkeypatch.setenv("http_proxy", proxy.url)
+    registry = DistributionRegistry("main", "http://registry.invalid:5000", retries=0)
+    assert registry.tags("corp/app") == ("v1",)
+    assert proxy.requests[0].path.startswith("http://registry.invalid:5000/v2/")
+    monkeypatch.setenv("no_proxy", "registry.invalid")
+    direct = DistributionRegistry("main", "http://registry.invalid:5000", retries=0)
+    with pytest.raises(RegistryError, match="no answer"):
+        direct.tags("corp/app")
 
 
 # Credentials
