@@ -10,12 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from itertools import accumulate
 from typing import Any, Final
-
-import rfc8785
 
 from longseal.errors import MalformedError
 
@@ -64,24 +61,26 @@ def hex_of(digest: str) -> str:
 def canonical_json(value: object) -> bytes:
     """``value`` as RFC 8785 JSON without a newline.
 
-    :raises MalformedError: for floats, keys that are not ASCII, or text that is not valid Unicode
+    Of what is let through, the standard library writes the very bytes that RFC 8785 asks for, an
+    order of magnitude faster than a serialiser in Python; a test compares the two.
+
+    :raises MalformedError: for floats, integers past 2^53, keys that are not ASCII, text that is
+        not valid Unicode, or what is no JSON at all
     """
     _refuse_unrepeatable(value)
-    try:
-        return rfc8785.dumps(value)  # type: ignore[arg-type]
-    except (rfc8785.CanonicalizationError, UnicodeEncodeError) as err:
-        raise MalformedError(f"cannot be written as RFC 8785 JSON: {err}") from err
+    return _ENCODER.encode(value).encode()
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 def _refuse_unrepeatable(value: object) -> None:
-    if isinstance(value, float):
-        raise MalformedError("floats have no place in canonical JSON: write an integer or a string")
     if isinstance(value, str):
         try:
             value.encode()
         except UnicodeEncodeError as err:
             raise MalformedError(f"text is not valid Unicode: {value[:40]!a}") from err
-    elif isinstance(value, Mapping):
+    elif isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str) or not key.isascii():
                 raise MalformedError(f"keys of canonical JSON are ASCII, found {str(key)[:40]!a}")
@@ -89,6 +88,13 @@ def _refuse_unrepeatable(value: object) -> None:
     elif isinstance(value, list | tuple):
         for item in value:
             _refuse_unrepeatable(item)
+    elif isinstance(value, float):
+        raise MalformedError("floats have no place in canonical JSON: write an integer or a string")
+    elif isinstance(value, int):
+        if abs(value) >= 2**53:
+            raise MalformedError("readers of JSON disagree on integers past 2^53: write a string")
+    elif value is not None:
+        raise MalformedError(f"JSON has no {type(value).__name__}")
 
 
 def parse_json(data: bytes, what: str, limit: int = MAX_JSON_BYTES) -> Any:

@@ -2,6 +2,7 @@ import json
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
+import rfc8785
 
 from longseal.canonical import (
     MAX_JSON_DEPTH,
@@ -51,6 +52,14 @@ def test_canonical_json_sorts_keys_and_leaves_no_space() -> None:
     assert canonical_json(value) == '{"a":{"B":2,"z":[]},"b":[1,true,null,"é\u2028"]}'.encode()
 
 
+def test_canonical_json_has_the_bytes_of_rfc_8785() -> None:
+    every_character = "".join(map(chr, (*range(0xD800), *range(0xE000, 0x110000))))
+    ascii_keys = {chr(code): code for code in reversed(range(128))}
+    numbers = [0, -1, 2**53 - 1, 1 - 2**53, True, False, None]
+    value = {"text": every_character, "keys": ascii_keys, "more": [numbers, [], {}, ("", {"": 1})]}
+    assert canonical_json(value) == rfc8785.dumps(value)
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -62,7 +71,11 @@ def test_canonical_json_sorts_keys_and_leaves_no_space() -> None:
         "\ud800",
         {"a": "\udfff"},
         2**53,
+        -(2**53),
+        10**400,
         object(),
+        {"a": {1}},
+        b"bytes",
     ],
 )
 def test_what_cannot_be_repeated_is_not_written(value: object) -> None:
