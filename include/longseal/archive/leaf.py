@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any, Final
@@ -70,7 +70,7 @@ class Leaf:
     :param reason: why it is not verified, ``slug`` or ``slug: text``
     :param signer: None where no signer could be read
     :param supersedes: hex SHA-256 of the leaf line that this one replaces
-    :raises MalformedError: when a field is of another form
+    :raises MalformedError: when a field is of another form, or the line would be too long
     """
 
     sha256: str
@@ -93,6 +93,7 @@ class Leaf:
     reason: str | None = None
     signer: Signer | None = None
     supersedes: str | None = None
+    _line: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("collected_at", "signed_at"):
@@ -139,12 +140,13 @@ class Leaf:
                 "reason of a leaf that is not verified",
                 self.reason,
             )
+        object.__setattr__(self, "_line", self._spelled())
 
     def line(self) -> bytes:
-        """The leaf as RFC 8785 JSON, without a newline.
+        """The leaf as RFC 8785 JSON, without a newline."""
+        return self._line
 
-        :raises MalformedError: longer than :data:`MAX_LEAF_BYTES`, or not valid Unicode
-        """
+    def _spelled(self) -> bytes:
         value: dict[str, Any] = {
             "bundle": {"sha256": self.sha256, "sha512": self.sha512, "size": self.size},
             "collectedAt": timestamp(self.collected_at),
