@@ -150,20 +150,15 @@ class Catalog:
         with self.session() as session:
             session.execute(self._insert(Pack).values(pack).on_conflict_do_nothing())
             lost = select(Pack.digest).where(Pack.state == "claimed")
-            for part in _parts(evidence):
-                statement = self._insert(Evidence).values([{**row} for row in part])
-                excluded = {
-                    name: statement.excluded[name]
-                    for name in part[0]
-                    if name not in ("source", "repository", "image", "manifest", "bundle")
-                }
-                session.execute(
-                    statement.on_conflict_do_update(
-                        index_elements=["source", "repository", "image", "manifest", "bundle"],
-                        set_=excluded,
-                        where=Evidence.pack.in_(lost),
-                    )
-                )
+            statement = self._insert(Evidence)
+            key = ["source", "repository", "image", "manifest", "bundle"]
+            moved = {name: statement.excluded[name] for name in evidence[0] if name not in key}
+            session.execute(
+                statement.on_conflict_do_update(
+                    index_elements=key, set_=moved, where=Evidence.pack.in_(lost)
+                ),
+                evidence,
+            )
 
     def mark_stored(self, digest: str) -> None:
         """The archive has this pack."""
@@ -348,13 +343,14 @@ class Catalog:
     def _upsert(
         self, table: type[Base], rows: Sequence[dict[str, Any]], key: tuple[str, ...]
     ) -> None:
+        if not rows:
+            return
+        statement = self._insert(table)
+        changed = {name: statement.excluded[name] for name in rows[0] if name not in key}
         with self.session() as session:
-            for part in _parts(rows):
-                statement = self._insert(table).values([dict(row) for row in part])
-                changed = {name: statement.excluded[name] for name in part[0] if name not in key}
-                session.execute(
-                    statement.on_conflict_do_update(index_elements=list(key), set_=changed)
-                )
+            session.execute(
+                statement.on_conflict_do_update(index_elements=list(key), set_=changed), rows
+            )
 
 
 def _parts(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
