@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -19,7 +19,7 @@ from typing import Any, Final
 from longseal.archive.leaf import Leaf, Signer
 from longseal.archive.pack import Evidence, Pack, pack_key, store_pack, write_pack
 from longseal.archive.retention import evidence_class, retain_until
-from longseal.canonical import canonical_json, parse_object, sha256_hex, timestamp
+from longseal.canonical import canonical_json, sha256_hex, timestamp
 from longseal.errors import (
     LongsealError,
     MalformedError,
@@ -34,10 +34,10 @@ from longseal.registry.interface import Registry
 from longseal.seal.tree import leaf_hash
 from longseal.verify.engine import Judgement, Outcome
 from longseal.verify.policy import Reason
-from longseal.verify.pool import Case, VerifierPool
+from longseal.verify.pool import Case, Judging, VerifierPool
 from longseal.workspace import Workspace
 
-FETCHERS: Final = 16
+FETCHERS: Final = 32
 """Requests under way at once in one task; a registry's own budget comes on top."""
 
 MAX_BATCHES: Final = 256
@@ -322,7 +322,7 @@ class _Run:
     def _judge(self, candidates: Sequence[Candidate]) -> None:
         """Fetch, judge, pack and archive ``candidates``; judging starts while fetching goes on."""
         settled: list[tuple[_Found, Judgement]] = []
-        judging: list[tuple[list[_Found], Future[list[Judgement]]]] = []
+        judging: list[tuple[list[_Found], Judging]] = []
         waiting: list[_Found] = []
         for fetched in self._fetchers.map(self._fetch, candidates):
             for found in fetched:
@@ -354,7 +354,7 @@ class _Run:
             self._result.of(candidate.subject).unknown += 1
             return []
 
-    def _submit(self, found: Sequence[_Found]) -> Future[list[Judgement]]:
+    def _submit(self, found: Sequence[_Found]) -> Judging:
         return self._pool.submit(
             Case(
                 one.payload,
@@ -382,7 +382,6 @@ class _Run:
         for found, judgement in settled:
             try:
                 leaf = self._leaf(found, judgement)
-                leaf.line()
             except MalformedError as err:
                 reason = Reason("malformed", f"what it says cannot be written down: {err}")
                 judgement = Judgement(Outcome.REJECTED, reason, engine=judgement.engine)
@@ -451,7 +450,7 @@ class _Run:
     def _record(self, records: Sequence[CompletenessRecord]) -> None:
         """Keep each completeness record that differs from the one before, and sound the alarm."""
         catalog, name = self._workspace.catalog, self._registry.name
-        changed: list[tuple[CompletenessRecord, str, str]] = []
+        changed: list[tuple[CompletenessRecord, dict[str, Any], str]] = []
         by_repository: dict[str, list[CompletenessRecord]] = {}
         for record in records:
             by_repository.setdefault(record.repository, []).append(record)
@@ -463,18 +462,16 @@ class _Run:
                 gone = held.get(record.subject, set()) - set(record.found)
                 vanished = gone if record.whole else set()
                 self._result.of(record.subject).vanished += len(vanished)
-                line = canonical_json({**record.to_json(), "vanished": sorted(vanished)})
-                if before.get(record.subject) != line.decode():
-                    changed.append(
-                        (record, line.decode(), "vanished" if vanished else record.state)
-                    )
+                content = {**record.to_json(), "vanished": sorted(vanished)}
+                line = canonical_json(content).decode()
+                if before.get(record.subject) != line:
+                    changed.append((record, content, line))
         if not changed:
             return
         at = timestamp(self._collected_at)
         self._workspace.keep(
             b"".join(
-                canonical_json({**parse_object(line.encode(), "a record"), "checkedAt": at}) + b"\n"
-                for _, line, _ in changed
+                canonical_json({**content, "checkedAt": at}) + b"\n" for _, content, _ in changed
             )
         )
         catalog.record_images(
@@ -483,11 +480,11 @@ class _Run:
                     "source": name,
                     "repository": record.repository,
                     "digest": record.subject,
-                    "state": state,
+                    "state": "vanished" if content["vanished"] else record.state,
                     "record": line,
                     "checked_at": self._collected_at,
                 }
-                for record, line, state in changed
+                for record, content, line in changed
             ]
         )
 
