@@ -93,6 +93,7 @@ class RegistryDouble:
         self.quirks = Quirks(**quirks)
         self.repositories: dict[str, Repository] = {}
         self.requests: list[Request] = []
+        self.connections = 0
         self.failures: list[tuple[re.Pattern[str], Failure, int | None]] = []
         self.before_put: Callable[[str, str], None] | None = None
         self.tokens: dict[str, int] = {}
@@ -238,6 +239,11 @@ class _Handler(BaseHTTPRequestHandler):
     # Headers and body in one segment: else Nagle and delayed ACK add 40 ms to every answer.
     wbufsize = -1
     disable_nagle_algorithm = True
+
+    def setup(self) -> None:
+        super().setup()
+        with self.registry.lock:
+            self.registry.connections += 1
 
     def log_message(self, *_: Any) -> None:
         pass

@@ -260,10 +260,10 @@ class Transport:
         if response.status != 401 or not (body is None or isinstance(body, bytes)):
             return response
         challenges = response.headers.getlist("WWW-Authenticate")
+        _discard(response)
         renewed = self._auth.renew(scope, sent, challenges)
         if renewed is None:
             return response
-        _discard(response)
         return self._follow(method, target, headers, renewed, body)
 
     def _follow(
@@ -355,7 +355,7 @@ class Transport:
     ) -> RegistryError | _Transient:
         code = _error_code(_discard(response))
         status = response.status
-        message = f"{method} {self.host}{target}: {status}{f' {code}' if code else ''}"
+        message = f"{method} {self.host}{_shown(target)}: {status}{f' {code}' if code else ''}"
         if status in _BUSY:
             return _Transient(message, _retry_after(response.headers.get("Retry-After")))
         if status in (401, 403):

@@ -17,7 +17,7 @@ from longseal.registry.discovery import (
 )
 from longseal.registry.distribution import DistributionRegistry
 from longseal.registry.layout import LayoutRegistry
-from longseal.registry.model import OCI_INDEX, fallback_tag
+from longseal.registry.model import OCI_INDEX, OCI_MANIFEST, fallback_tag
 
 NAME = "corp/app"
 PLACES = ["referrers", "fallback-tag", ".att", ".sig", ".sbom"]
@@ -268,6 +268,28 @@ def test_an_index_of_too_many_images_is_malformed(start: Start) -> None:
     with pytest.raises(MalformedError):
         descendants(registry, NAME, top)
     assert len(server.requests) == requests
+
+
+def test_indexes_of_too_many_images_together_are_malformed(start: Start) -> None:
+    server, registry = start()
+    half = MAX_CHILDREN // 2 + 1
+    indexes = [
+        server.add_manifest(
+            NAME,
+            {
+                "mediaType": OCI_INDEX,
+                "manifests": [
+                    {"mediaType": OCI_MANIFEST, "digest": f"sha256:{n:064x}", "size": 1}
+                    for n in numbers
+                ],
+            },
+        )
+        for numbers in (range(half), range(half, 2 * half))
+    ]
+    top = registry.manifest(NAME, server.add_index(NAME, indexes))
+    assert top is not None
+    with pytest.raises(MalformedError, match="more than"):
+        descendants(registry, NAME, top)
 
 
 def full(start: Callable[..., tuple[RegistryDouble, DistributionRegistry]]) -> Any:

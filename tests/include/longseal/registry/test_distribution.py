@@ -3,7 +3,6 @@ import io
 import json
 import ssl
 import stat
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -19,7 +18,13 @@ from cryptography.x509.oid import NameOID
 from tests.doubles.registry import Failure, RegistryDouble, Start, image
 
 from longseal.canonical import digest_of
-from longseal.errors import MalformedError, RefusedError, RegistryError, SettingsError
+from longseal.errors import (
+    LongsealError,
+    MalformedError,
+    RefusedError,
+    RegistryError,
+    SettingsError,
+)
 from longseal.registry import distribution, transport
 from longseal.registry.auth import Credentials
 from longseal.registry.distribution import DistributionRegistry
@@ -202,6 +207,31 @@ def test_a_long_retry_after_gives_the_task_back_at_once(start: Start) -> None:
     assert server.count("GET") == 1
 
 
+def test_a_pause_that_the_registry_asks_for_holds_for_all_threads(start: Start) -> None:
+    server, registry = start()
+    server.add_image("corp/app", "v1")
+    server.fail("GET", Failure(429, {"Retry-After": "1"}), times=1)
+    with ThreadPoolExecutor(1) as pool:
+        began = time.monotonic()
+        throttled = pool.submit(registry.tags, "corp/app")
+        while not server.requests:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        registry.tags("corp/app")
+        assert time.monotonic() - began >= 1.0
+        assert throttled.result() == ("v1",)
+
+
+def test_a_senseless_retry_after_is_no_answer(start: Start) -> None:
+    server, registry = start()
+    for value in ("9" * 400, "-1", "soon", "nan"):
+        server.heal()
+        server.fail("GET", Failure(429, {"Retry-After": value}))
+        with pytest.raises(RegistryError) as caught:
+            registry.tags("corp/app")
+        assert caught.value.retry_after is None
+
+
 def test_a_refusal_is_not_repeated(start: Start) -> None:
     server, registry = start()
     server.fail("GET", Failure(403))
@@ -343,6 +373,16 @@ def test_too_many_names_are_an_error(start: Start, monkeypatch: pytest.MonkeyPat
         registry.tags("corp/app")
 
 
+def test_too_many_referrers_are_an_error(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distribution, "MAX_DESCRIPTORS", 3)
+    server, registry = start(page=1)
+    subject = server.add_image("corp/app", "v1")
+    for number in range(4):
+        server.add_referrer("corp/app", subject, b"%d" % number)
+    with pytest.raises(RegistryError, match="more than 3"):
+        registry.referrers("corp/app", subject)
+
+
 def test_a_next_page_on_another_host_is_refused(start: Start) -> None:
     other, _ = start()
     server, registry = start(page=1, next_host=other.url)
@@ -413,11 +453,11 @@ def test_redirects_end_somewhere(start: Start) -> None:
     assert server.count("GET") == transport.MAX_REDIRECTS + 1
 
 
-@pytest.mark.parametrize("location", ["file:///etc/passwd", "ftp://a/b", "http://", "http://a:x/"])
+@pytest.mark.parametrize("location", ["file:///etc/passwd", "ftp://a/b", "http://a:x/"])
 def test_a_redirect_leads_to_the_web_or_nowhere(start: Start, location: str) -> None:
     server, registry = start()
     server.fail("GET", Failure(302, {"Location": location}))
-    with pytest.raises(RegistryError):
+    with pytest.raises(RegistryError, match="not a web address"):
         registry.blob("corp/app", ABSENT, 100)
 
 
@@ -563,9 +603,12 @@ def test_basic_credentials_are_sent_after_the_first_challenge(start: Start) -> N
 @pytest.mark.parametrize("scheme", ["basic", "bearer"])
 def test_wrong_credentials_are_an_error_that_does_not_show_them(start: Start, scheme: str) -> None:
     wrong = Credentials("ci", "wrong-word")
-    _, registry = start(**{scheme: ("ci", "secret-word")}, client={"credentials": wrong})
-    with pytest.raises(RegistryError) as caught:
-        registry.tags("corp/app")
+    server, registry = start(**{scheme: ("ci", "secret-word")}, client={"credentials": wrong})
+    for _ in range(2):
+        with pytest.raises(RegistryError) as caught:
+            registry.tags("corp/app")
+    # The second call does not send the same password twice.
+    assert server.count("GET", "tags/list") == (3 if scheme == "basic" else 2)
     assert "401" in str(caught.value)
     assert "wrong-word" not in str(caught.value)
     assert "wrong-word" not in repr(wrong)
@@ -634,7 +677,7 @@ def test_a_token_service_is_on_the_web(start: Start, realm: str) -> None:
 def test_a_token_service_that_gives_no_token_is_an_error(start: Start, body: bytes) -> None:
     server, registry = start(bearer=("ci", "x"), client={"credentials": LOGIN})
     server.fail("/token", Failure(200, body=body))
-    with pytest.raises(RegistryError):
+    with pytest.raises(LongsealError, match="token"):
         registry.tags("corp/app")
 
 
@@ -733,6 +776,13 @@ def test_a_manifest_is_stored_under_its_digest_and_tag(start: Start) -> None:
     assert registry.resolve("corp/app", "v1") == manifest.digest
 
 
+def test_a_registry_that_stores_something_else_is_an_error(start: Start) -> None:
+    server, registry = start()
+    server.fail("PUT", Failure(201, {"Docker-Content-Digest": ABSENT}))
+    with pytest.raises(RegistryError, match="stored"):
+        registry.put_manifest("corp/app", Manifest(digest_of(b"{}"), OCI_MANIFEST, b"{}"))
+
+
 def test_a_tag_that_may_not_move_is_refused(start: Start) -> None:
     server, registry = start(immutable=True)
     server.add_image("corp/app", "v1")
@@ -757,12 +807,15 @@ def test_a_registry_that_does_not_delete_is_a_refusal(start: Start) -> None:
 
 
 def test_connections_are_used_again(start: Start) -> None:
-    server, registry = start()
+    server, registry = start(
+        bearer=("ci", "secret-word"), token_lifetime=1, client={"credentials": LOGIN}
+    )
     server.add_image("corp/app", "v1")
-    before = threading.active_count()
-    for _ in range(20):
+    blob = server.add_blob("corp/app", b"data")
+    for _ in range(10):
         registry.tags("corp/app")
         registry.manifest("corp/app", "none")
         registry.resolve("corp/app", "v1")
-    # The double has a thread for every connection.
-    assert threading.active_count() <= before + 1
+        with registry.open_blob("corp/app", blob) as stream:
+            stream.read()
+    assert server.connections == 1
