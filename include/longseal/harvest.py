@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -34,7 +34,7 @@ from longseal.registry.interface import Registry
 from longseal.seal.tree import leaf_hash
 from longseal.verify.engine import Judgement, Outcome
 from longseal.verify.policy import Reason
-from longseal.verify.pool import Case, VerifierPool
+from longseal.verify.pool import Case, Judging, VerifierPool
 from longseal.workspace import Workspace
 
 FETCHERS: Final = 32
@@ -322,7 +322,7 @@ class _Run:
     def _judge(self, candidates: Sequence[Candidate]) -> None:
         """Fetch, judge, pack and archive ``candidates``; judging starts while fetching goes on."""
         settled: list[tuple[_Found, Judgement]] = []
-        judging: list[tuple[list[_Found], Future[list[Judgement]]]] = []
+        judging: list[tuple[list[_Found], Judging]] = []
         waiting: list[_Found] = []
         for fetched in self._fetchers.map(self._fetch, candidates):
             for found in fetched:
@@ -354,7 +354,7 @@ class _Run:
             self._result.of(candidate.subject).unknown += 1
             return []
 
-    def _submit(self, found: Sequence[_Found]) -> Future[list[Judgement]]:
+    def _submit(self, found: Sequence[_Found]) -> Judging:
         return self._pool.submit(
             Case(
                 one.payload,

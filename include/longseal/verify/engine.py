@@ -92,7 +92,7 @@ class Engine:
         """
         found = Judgement(Outcome.UNKNOWN, None, signed_at=collected_at, engine=self.name)
         try:
-            facts = self._verify(_parse(data))
+            facts = self._verify(self._parse(data))
             found = replace(
                 found,
                 identity=facts.identity,
@@ -113,7 +113,7 @@ class Engine:
         except Exception as err:
             # Odd input raises TypeError, ValueError and pydantic's errors from within the
             # cryptography; nothing of it may kill a worker or pass for a verdict.
-            text = f"{self.name} could not judge it: {type(err).__name__}: {str(err)[:300]}"
+            text = f"{self.name} could not judge it: {type(err).__name__}: {_brief(err)}"
             return replace(found, reason=Reason("unsupported", text))
         refused = self._refusal(facts, statement, image, repository, collected_at)
         if refused is not None:
@@ -168,8 +168,11 @@ class Engine:
         first = min(times, key=lambda result: result.time)
         certificate = bundle.signing_certificate
         identity, issuer = _identity(certificate), _issuer(certificate)
-        if max(len(identity), len(issuer)) > MAX_IDENTITY:
-            raise UnsupportedError(f"the signer's name is longer than {MAX_IDENTITY} characters")
+        for name in (identity, issuer):
+            if len(name) > MAX_IDENTITY or not name.isprintable():
+                raise UnsupportedError(
+                    f"the signer's name is over {MAX_IDENTITY} characters, or unprintable"
+                )
         return _Facts(
             payload=payload,
             identity=identity,
@@ -178,6 +181,44 @@ class Engine:
             time_source="rfc3161" if "TIMESTAMP_AUTH" in first.source.name else "rekor",
             lifetime=certificate.not_valid_after_utc - certificate.not_valid_before_utc,
         )
+
+    def _parse(self, data: bytes) -> Bundle:
+        """Parse once: what is verified is made from the very object whose shape was checked."""
+        from sigstore.errors import VerificationError as SigstoreRefusal
+        from sigstore.models import Bundle, InvalidBundle
+
+        document = parse_object(data, "the bundle")
+        if not str(document.get("mediaType", "")).startswith("application/vnd.dev.sigstore.bundle"):
+            raise UnsupportedError("not a Sigstore bundle")
+        envelope = document.get("dsseEnvelope")
+        if envelope is None:
+            raise UnsupportedError("a bundle over a message signature carries no attestation")
+        if isinstance(envelope, dict) and not envelope.get("signatures"):
+            raise _Refused("signature", "the envelope has no signature")
+        material = document.get("verificationMaterial")
+        if not isinstance(material, dict):
+            raise MalformedError("the bundle has no verificationMaterial")
+        if "publicKey" in material:
+            raise UnsupportedError("signed with a managed key, which no rule of the policy names")
+        entries = material.get("tlogEntries")
+        if not isinstance(entries, list) or not entries:
+            raise _Refused("log-entry", "the bundle has no entry of a transparency log")
+        for entry in entries:
+            _restore_defaults(entry)
+        if not self.trust.root.get_timestamp_authorities():
+            # sigstore-python would refuse the bundle for a token that nobody here can judge,
+            # also where the log's promise proves the time.
+            material.pop("timestampVerificationData", None)
+        if not _is_dated(material, entries):
+            text = "neither a timestamp of a known authority nor a log's promise dates it"
+            raise _Refused("time", text)
+        try:
+            return Bundle.from_json(json.dumps(document))
+        except InvalidBundle as err:
+            text = f"sigstore-python cannot read the bundle: {_brief(err)}"
+            raise UnsupportedError(text) from err
+        except SigstoreRefusal as err:
+            raise _refusal_of(str(err)) from err
 
     def _check_windows(
         self, bundle: Bundle, chain: list[x509.Certificate], times: list[datetime]
@@ -246,34 +287,11 @@ def _refusal_of(message: str) -> _Refused:
     return _Refused(slug, message)
 
 
-def _parse(data: bytes) -> Bundle:
-    """Parse once: what is verified is made from the very object whose shape was checked here."""
-    from sigstore.models import Bundle, InvalidBundle
-
-    document = parse_object(data, "the bundle")
-    if not str(document.get("mediaType", "")).startswith("application/vnd.dev.sigstore.bundle"):
-        raise UnsupportedError("not a Sigstore bundle")
-    if "dsseEnvelope" not in document:
-        raise UnsupportedError("a bundle over a message signature carries no attestation")
-    material = document.get("verificationMaterial")
-    if not isinstance(material, dict):
-        raise MalformedError("the bundle has no verificationMaterial")
-    if "publicKey" in material:
-        raise UnsupportedError("signed with a managed key, which no rule of the policy names")
-    entries = material.get("tlogEntries")
-    if not isinstance(entries, list) or not entries:
-        raise _Refused("log-entry", "the bundle has no entry of a transparency log")
-    for entry in entries:
-        _restore_defaults(entry)
-    dated = material.get("timestampVerificationData") or any(
+def _is_dated(material: dict[str, Any], entries: list[Any]) -> bool:
+    tokens = material.get("timestampVerificationData")
+    return bool(isinstance(tokens, dict) and tokens.get("rfc3161Timestamps")) or any(
         isinstance(entry, dict) and entry.get("inclusionPromise") for entry in entries
     )
-    if not dated:
-        raise _Refused("time", "neither a timestamp nor a log's promise says when it was signed")
-    try:
-        return Bundle.from_json(json.dumps(document))
-    except InvalidBundle as err:
-        raise UnsupportedError(f"sigstore-python cannot read the bundle: {_brief(err)}") from err
 
 
 def _restore_defaults(entry: Any) -> None:

@@ -16,11 +16,16 @@ from longseal.canonical import digest_of, parse_object
 from longseal.errors import MalformedError
 from longseal.patterns import matches_any
 
+MAX_CERTIFICATE: Final = timedelta(minutes=10)
+"""How long a keyless certificate may live where no rule says else."""
+
 MAX_REASON: Final = 1_000
 """Longest text of a reason, in characters."""
 
 MAX_IDENTITY: Final = 2_048
 """Longest identity or issuer that a pattern is tried on, in characters."""
+
+_UNSAFE = re.compile(r"[^ -~]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +36,9 @@ class Reason:
     text: str
 
     def __post_init__(self) -> None:
-        # What was found may be quoted here, and whoever wrote that is a stranger.
-        shown = " ".join(self.text.encode("ascii", "backslashreplace").decode().split())
+        # What was found may be quoted here, and whoever wrote that is a stranger: nothing of it
+        # may steer a terminal, or be more than a database takes for text.
+        shown = _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], " ".join(self.text.split()))
         object.__setattr__(self, "text", shown[:MAX_REASON])
 
     def __str__(self) -> str:
@@ -113,7 +119,15 @@ class Policy:
         content = parse_object(document, "the policy")
         try:
             rules = tuple(_rule(item) for item in content["rules"])
-        except (KeyError, TypeError, ValueError, re.error) as err:
+        except (
+            AttributeError,
+            KeyError,
+            OverflowError,
+            RecursionError,
+            TypeError,
+            ValueError,
+            re.error,
+        ) as err:
             raise MalformedError(f"the policy document is not readable: {err!r}") from err
         if not rules or not all(rule.identities for rule in rules):
             raise MalformedError("the policy trusts nobody: every rule needs an identity")
@@ -153,8 +167,8 @@ class Policy:
 
 def _rule(item: dict[str, Any]) -> Rule:
     return Rule(
-        repositories=tuple(item["repositories"]),
-        predicates=tuple(item["predicates"]),
+        repositories=_texts(item["repositories"]),
+        predicates=_texts(item["predicates"]),
         identities=tuple(
             Identity(
                 identity=_name(known.get("identity"), known.get("pattern")),
@@ -164,6 +178,12 @@ def _rule(item: dict[str, Any]) -> Rule:
         ),
         max_certificate=timedelta(minutes=item["maxCertificateMinutes"]),
     )
+
+
+def _texts(items: list[str]) -> tuple[str, ...]:
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise TypeError("expected a list of texts")
+    return tuple(items)
 
 
 def _name(exact: str | None, pattern: str | None) -> Name:

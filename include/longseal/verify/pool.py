@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterable
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
 
+from longseal.errors import RetryableError
 from longseal.verify.engine import Engine, Judgement
 from longseal.verify.policy import Policy
 from longseal.verify.trust import TrustMaterial
@@ -23,6 +25,23 @@ class Case:
     image: str
     repository: str
     collected_at: datetime
+
+
+class Judging:
+    """Judgements under way in one worker."""
+
+    def __init__(self, future: Future[list[Judgement]]) -> None:
+        self._future = future
+
+    def result(self) -> list[Judgement]:
+        """Wait for the judgements, in the order of the cases.
+
+        :raises RetryableError: a worker died; nothing was judged
+        """
+        try:
+            return self._future.result()
+        except BrokenExecutor as err:
+            raise _died() from err
 
 
 class VerifierPool:
@@ -51,9 +70,15 @@ class VerifierPool:
         for ready in [self._executor.submit(os.getpid) for _ in range(count)]:
             ready.result()
 
-    def submit(self, cases: Iterable[Case]) -> Future[list[Judgement]]:
-        """Judge ``cases``, in order, in one worker."""
-        return self._executor.submit(_judge_all, list(cases))
+    def submit(self, cases: Iterable[Case]) -> Judging:
+        """Judge ``cases``, in order, in one worker.
+
+        :raises RetryableError: a worker has died before
+        """
+        try:
+            return Judging(self._executor.submit(_judge_all, list(cases)))
+        except BrokenExecutor as err:
+            raise _died() from err
 
     def __enter__(self) -> VerifierPool:
         return self
@@ -73,6 +98,21 @@ _engine: Engine | None = None
 def _adopt(engine: Engine) -> None:
     global _engine
     _engine = engine
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A task that is killed outright cannot stop its workers, and they would wait for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _died() -> RetryableError:
+    return RetryableError(
+        "a verifying process died, killed or out of memory: nothing of its work counts; run again"
+    )
 
 
 def _judge_all(cases: list[Case]) -> list[Judgement]:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from sigstore._internal.trust import CertificateAuthority
     from sigstore.models import TrustedRoot
 
+_MEDIA_TYPE = "application/vnd.dev.sigstore.trustedroot"
+_NEEDED = ("certificateAuthorities", "ctlogs", "tlogs")
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -75,15 +78,19 @@ class TrustMaterial:
         from sigstore.models import TrustedRoot
         from sigstore_models.trustroot.v1 import TrustedRoot as Inner
 
-        parse_object(data, "the trusted root")
+        document = parse_object(data, "the trusted root")
+        if not str(document.get("mediaType", "")).startswith(_MEDIA_TYPE):
+            raise MalformedError("expected a Sigstore trusted root, found another mediaType")
+        absent = [name for name in _NEEDED if not document.get(name)]
+        if absent:
+            raise UnsupportedError(
+                f"the trusted root has no {' and no '.join(absent)}: bundles are judged by a CA, a"
+                " certificate log and a Rekor log"
+            )
         try:
-            root = TrustedRoot(Inner.from_json(data))
-            material = cls(digest_of(data), root)
+            return cls(digest_of(data), TrustedRoot(Inner.from_json(data)))
         except (Error, ValueError, TypeError) as err:
-            if "Did not find any" in str(err) or "not found in trusted root" in str(err):
-                raise UnsupportedError(f"the trusted root cannot be used yet: {err}") from err
-            raise MalformedError(f"expected a Sigstore trusted root: {_first_line(err)}") from err
-        return material
+            raise MalformedError(f"expected a Sigstore trusted root: {_brief(err)}") from err
 
     def authority_of(self, chain: list[x509.Certificate]) -> list[Authority]:
         """The authorities that hold a certificate of ``chain`` (issuers, without the leaf)."""
@@ -103,8 +110,8 @@ class _StrictRoot:
         self._inner = root._inner
         self._fulcio = root.get_fulcio_certs()
         self._timestamp_authorities = root.get_timestamp_authorities()
-        self._rekor = _keyring(root._inner.tlogs, "Did not find any Rekor keys in trusted root")
-        self._ct = _keyring(root._inner.ctlogs, "CTFE keys not found in trusted root")
+        self._rekor = _keyring(root._inner.tlogs)
+        self._ct = _keyring(root._inner.ctlogs)
 
     def get_fulcio_certs(self) -> list[x509.Certificate]:
         return self._fulcio
@@ -119,35 +126,34 @@ class _StrictRoot:
         return self._ct
 
 
-def _keyring(instances: Any, absent: str) -> Any:
+def _keyring(instances: Any) -> Any:
     from cryptography.exceptions import InvalidSignature
     from sigstore._internal.trust import Key, Keyring
-    from sigstore.errors import MetadataError, VerificationError
+    from sigstore.errors import VerificationError
 
     class StrictKeyring(Keyring):
         """Verifies with the key of the log that is named, and with no other."""
 
         def verify(self, *, key_id: bytes, signature: bytes, data: bytes) -> None:
-            key = keys.get(key_id)
-            if key is None:
+            if key_id not in keys:
                 raise VerificationError(
                     f"log {key_id.hex()} is not in the trusted root; update it if the log is new"
                 )
+            key = keys[key_id]
+            if key is None:
+                raise UnsupportedError(f"the key of log {key_id.hex()} is of an unsupported kind")
             try:
                 key.verify(signature, data)
             except InvalidSignature:
                 raise VerificationError("keyring: invalid signature") from None
 
-    if not instances:
-        raise MetadataError(absent)
-    keys: dict[bytes, Key] = {}
+    keys: dict[bytes, Key | None] = {}
     for instance in instances:
         try:
             key = Key(instance.public_key)
         except VerificationError:
-            # A key of a kind that sigstore-python cannot use: entries of that log are unsupported,
-            # all others are judged.
-            continue
+            # Entries of that log cannot be judged; those of the others can.
+            key = None
         keys.update(dict.fromkeys(_log_ids(instance), key))
     return StrictKeyring()
 
@@ -177,5 +183,5 @@ def _utc(moment: datetime | None) -> datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _first_line(err: Exception) -> str:
-    return str(err).partition("\n")[0][:200] or type(err).__name__
+def _brief(err: Exception) -> str:
+    return " ".join(str(err).split())[:300] or type(err).__name__

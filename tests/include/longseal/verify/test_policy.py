@@ -1,0 +1,152 @@
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from tests.attestations import policy, rule
+
+from longseal.canonical import canonical_json, digest_of
+from longseal.errors import MalformedError
+from longseal.verify.policy import MAX_IDENTITY, MAX_REASON, Claim, Policy, Reason
+
+SBOM = "https://stella-ops.example/sbom-delta/v1"
+CI = {"identity": "ci@stella.example", "issuer": "https://issuer.example"}
+
+
+def claim(**changed: Any) -> Claim:
+    fields = {
+        "repository": "corp/app",
+        "predicate_type": SBOM,
+        "identity": "ci@stella.example",
+        "issuer": "https://issuer.example",
+        "lifetime": timedelta(minutes=10),
+    }
+    return Claim(**(fields | changed))
+
+
+def slug(found: Reason | None) -> str | None:
+    return found and found.slug
+
+
+def test_who_is_named_may_attest_what_the_rule_speaks_of() -> None:
+    narrow = rule(repositories=["corp/*"], predicates=[SBOM], identities=[CI])
+    assert policy(narrow).refusal(claim()) is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"repository": "corp/team/app"}, "no-rule"),
+        ({"repository": "other/app"}, "no-rule"),
+        ({"predicate_type": f"{SBOM}/more"}, "no-rule"),
+        ({"predicate_type": ""}, "no-rule"),
+        ({"identity": "ci@stella.examplex"}, "identity"),
+        ({"identity": "xci@stella.example"}, "identity"),
+        ({"identity": "CI@stella.example"}, "identity"),
+        ({"identity": "ci@stella.example\n"}, "identity"),
+        ({"identity": ""}, "identity"),
+        ({"issuer": "https://issuer.example/"}, "identity"),
+        ({"issuer": "https://other.example"}, "identity"),
+        ({"lifetime": timedelta(minutes=10, seconds=1)}, "certificate-lifetime"),
+    ],
+)
+def test_anything_else_is_refused_with_its_reason(changed: dict[str, Any], expected: str) -> None:
+    narrow = rule(repositories=["corp/*"], predicates=[SBOM], identities=[CI])
+    assert slug(policy(narrow).refusal(claim(**changed))) == expected
+
+
+def test_rules_are_alternatives_and_one_has_to_accept_all_of_it() -> None:
+    stranger = {"identity": "somebody@else.example", "issuer": CI["issuer"]}
+    rules = policy(
+        rule(identities=[CI], maxCertificateMinutes=5),
+        rule(identities=[stranger], maxCertificateMinutes=60),
+        rule(identities=[CI], repositories=["other/*"], maxCertificateMinutes=60),
+    )
+    # Each rule lacks something else: none may lend its part to another.
+    assert slug(rules.refusal(claim())) == "certificate-lifetime"
+    assert rules.refusal(claim(identity="somebody@else.example")) is None
+    assert rules.refusal(claim(repository="other/app")) is None
+
+
+def test_identity_and_issuer_belong_together() -> None:
+    mail = {"identity": "ci@stella.example", "issuer": "https://mail.example"}
+    forge = {"identity": "https://forge.example/ci", "issuer": "https://forge.example"}
+    rules = policy(rule(identities=[mail, forge]))
+    crossed = claim(identity="ci@stella.example", issuer="https://forge.example")
+    assert slug(rules.refusal(crossed)) == "identity"
+
+
+PATTERN = {"pattern": r"https://forge\.example/corp/[a-z]+", "issuerPattern": r"https://f.*"}
+
+
+@pytest.mark.parametrize(
+    ("identity", "accepted"),
+    [
+        ("https://forge.example/corp/app", True),
+        ("https://forge.example/corp/app/../evil", False),
+        ("https://evil.example/https://forge.example/corp/app", False),
+        ("https://forge.example/corp/app\n", False),
+        ("https://forge.example/corp/" + "a" * (MAX_IDENTITY - 27), True),
+        ("https://forge.example/corp/" + "a" * (MAX_IDENTITY - 26), False),
+    ],
+)
+def test_a_pattern_describes_the_whole_of_a_bounded_name(identity: str, accepted: bool) -> None:
+    found = policy(rule(identities=[PATTERN])).refusal(
+        claim(identity=identity, issuer="https://forge.example")
+    )
+    assert (found is None) is accepted
+
+
+def test_a_policy_is_named_by_the_digest_of_its_document() -> None:
+    document = canonical_json({"rules": [rule()]})
+    assert Policy.parse(document).digest == digest_of(document)
+
+
+@pytest.mark.parametrize("known", [{}, {"identity": "a"}, {"issuer": "a"}, {"pattern": ".*"}])
+def test_an_identity_without_both_halves_is_malformed(known: dict[str, str]) -> None:
+    with pytest.raises(MalformedError):
+        policy(rule(identities=[known]))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"identities": [CI | {"pattern": ".*"}]},
+        {"identities": [CI | {"issuerPattern": ".*"}]},
+        {"identities": [{"pattern": "(", "issuer": "a"}]},
+        {"identities": [{"pattern": 1, "issuer": "a"}]},
+        {"identities": ["anybody"]},
+        {"identities": {}},
+        {"repositories": "**"},
+        {"repositories": [1]},
+        {"predicates": "**"},
+        {"predicates": None},
+        {"maxCertificateMinutes": "10"},
+        {"maxCertificateMinutes": 10**18},
+    ],
+)
+def test_a_rule_of_another_shape_is_malformed(changed: dict[str, Any]) -> None:
+    with pytest.raises(MalformedError):
+        policy(rule(**changed))
+
+
+@pytest.mark.parametrize("left_out", sorted(rule()))
+def test_a_rule_that_lacks_a_part_is_malformed(left_out: str) -> None:
+    part = {key: value for key, value in rule().items() if key != left_out}
+    with pytest.raises(MalformedError):
+        policy(part)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [{}, {"rules": []}, {"rules": [rule(), rule(identities=[])]}, {"rules": 1}, {"rules": [[]]}],
+)
+def test_a_policy_that_trusts_nobody_is_malformed(document: dict[str, Any]) -> None:
+    with pytest.raises(MalformedError):
+        Policy.parse(json.dumps(document).encode())
+
+
+def test_a_reason_is_one_bounded_line_that_steers_no_terminal() -> None:
+    reason = Reason("identity", "found \x1b[2J\0 é \ud800 \n\t a\\b" + "x" * MAX_REASON)
+    assert str(reason).startswith(r"identity: found \x1b[2J\x00 \xe9 \ud800 a\b")
+    assert len(reason.text) == MAX_REASON
