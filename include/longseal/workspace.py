@@ -176,7 +176,7 @@ class Workspace:
         if isinstance(chosen, FileSignerSettings):
             from longseal.seal.signers.file import FileSigner
 
-            return FileSigner(chosen.path)
+            return FileSigner(chosen.path, chosen.password_env)
         raise SettingsError(
             "signer.kind", "expected pkcs11 or file: no other kind of key is supported yet"
         )

@@ -1,0 +1,287 @@
+"""The ``longseal`` command: the DAGs' verbs for a terminal, and ``verify`` for anybody.
+
+Exit code 0: done, or verified. 1: done with findings, or not verified. 2: could not do it, or could
+not check. With ``--json`` one JSON document goes to standard output, and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from longseal import __version__
+from longseal.errors import LongsealError, RefusedError
+from longseal.settings import load
+from longseal.workspace import Workspace
+
+DONE, FINDINGS, FAILED = 0, 1, 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="longseal: %(message)s", stream=sys.stderr)
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    try:
+        return run(arguments)
+    except LongsealError as err:
+        print(f"longseal: {err}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("longseal: interrupted; the same command takes up where it stopped", file=sys.stderr)
+        return FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="longseal", description="Keep software attestations provable for years."
+    )
+    parser.add_argument("--version", action="version", version=f"longseal {__version__}")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def verb(
+        name: str, run: Callable[[argparse.Namespace], int], text: str
+    ) -> argparse.ArgumentParser:
+        found = verbs.add_parser(name, help=text, description=text)
+        found.add_argument("--config", type=Path, metavar="FILE", help="longseal.yaml")
+        found.add_argument("--json", action="store_true", help="one JSON document on stdout")
+        found.set_defaults(run=run)
+        return found
+
+    verb("harvest", _harvest, "Find, verify and archive every attestation of the registries.")
+
+    reseal = verb("reseal", _reseal, "Seal a period under the organisation's key.")
+    reseal.add_argument(
+        "--period", required=True, help="YYYY-MM, YYYY-MM.N for a supplement, or r-NAME"
+    )
+
+    prune = verb("prune", _prune, "Plan what is past retention, or carry out an approved plan.")
+    prune.add_argument("--approve", metavar="DIGEST", help="carry out the plan with this digest")
+    prune.add_argument("--approver", default=os.environ.get("USER", ""), help="who approves it")
+
+    mirror = verb("mirror", _mirror, "Bring images and their proof to a site.")
+    mirror.add_argument("--site", required=True, metavar="NAME")
+
+    audit = verb("audit", _audit, "Check ledger, seals and packs.")
+    audit.add_argument(
+        "--share", type=float, default=1.0, help="share of the packs that is read whole (0 to 1)"
+    )
+
+    verify = verb("verify", _verify, "Verify a bundle, seal, volume, image or known digest.")
+    verify.add_argument("target", metavar="TARGET")
+    verify.add_argument(
+        "--key", metavar="FILE|sha256:HEX", help="the organisation's key, or its fingerprint"
+    )
+    verify.add_argument("--trusted-root", type=Path, metavar="FILE", help="for keyless signatures")
+    verify.add_argument("--identity", help="who must have signed, exactly")
+    verify.add_argument("--issuer", help="who vouched for the identity, exactly")
+    verify.add_argument("--artifact", metavar="FILE|sha256:HEX", help="what a bundle must speak of")
+    verify.add_argument(
+        "--seal-trusted-root", type=Path, metavar="FILE", help="for the organisation's statements"
+    )
+    verify.add_argument(
+        "--timestamp-root",
+        action="append",
+        metavar="sha256:HEX",
+        help="fingerprint of a timestamp root that is believed; may be repeated",
+    )
+    verify.add_argument("--quorum", type=int, default=1, help="authorities that must have stamped")
+
+    verb("config", _config, "Check the settings, and print what they come to.")
+    return parser
+
+
+def _workspace(arguments: argparse.Namespace) -> Workspace:
+    settings = load(arguments.config, os.environ)
+    return Workspace(settings, actor=f"{os.environ.get('USER', 'unknown')} (longseal command)")
+
+
+def _harvest(arguments: argparse.Namespace) -> int:
+    from longseal.harvest import Harvested, harvest, plan
+
+    workspace = _workspace(arguments)
+    batches, silent = plan(workspace)
+    result = Harvested(unreachable=dict(silent))
+    for batch in batches:
+        result.add(harvest(workspace, batch))
+    document = result.to_json()
+    totals = {name: value for name, value in document.items() if name not in ("images", "packs")}
+    _show(arguments, "Harvest", {**totals, "images": len(result.images)}, document)
+    return FINDINGS if result.findings else DONE
+
+
+def _reseal(arguments: argparse.Namespace) -> int:
+    from longseal.seal.images import attach_images, sign_images
+    from longseal.seal.reseal import Reseal
+
+    workspace = _workspace(arguments)
+    reseal = Reseal(workspace, arguments.period)
+    reseal.freeze()
+    reseal.recheck()
+    operations = reseal.sign()["key_operations"]
+    silent = reseal.timestamp()["silent_authorities"]
+    reseal.log()
+    reseal.check()
+    document = reseal.publish()
+    assert reseal.sealed is not None
+    statements = sign_images(workspace, reseal.sealed)
+    attached = attach_images(workspace, reseal.sealed)
+    document |= {
+        "key_operations": operations + statements["key_operations"],
+        "image_statements": statements["image_statements"],
+        "attached": attached["attached"],
+        "failed": attached["failed"],
+        "silent_authorities": silent,
+    }
+    _show(arguments, "Seal", document, document)
+    return FINDINGS if attached["failed"] or silent else DONE
+
+
+def _prune(arguments: argparse.Namespace) -> int:
+    from longseal.archive import prune
+
+    workspace = _workspace(arguments)
+    if arguments.approve:
+        if not arguments.approver:
+            raise RefusedError("say who approves the plan: --approver NAME")
+        document = prune.execute(workspace, arguments.approve, arguments.approver)
+        _show(arguments, "Pruned", document, document)
+        return DONE
+    planned = prune.plan(workspace)
+    if planned is None:
+        _show(arguments, "Prune", {"due": 0}, {"plan": None, "items": []})
+        return DONE
+    document = {
+        "plan": planned.digest,
+        "items": [item.to_json() for item in planned.items],
+        "key_operations": planned.key_operations,
+    }
+    _show(
+        arguments,
+        "Prune",
+        {
+            "due": len(planned.items),
+            "plan": planned.digest,
+            "to carry it out": f"longseal prune --approve {planned.digest}",
+        },
+        document,
+    )
+    return FINDINGS
+
+
+def _mirror(arguments: argparse.Namespace) -> int:
+    from longseal.mirror.mirror import mirror
+
+    workspace = _workspace(arguments)
+    document = mirror(workspace, workspace.settings.site(arguments.site))
+    _show(arguments, f"Mirror to {arguments.site}", document, document)
+    return FINDINGS if document["failed"] or document["withheld"] else DONE
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    from longseal.audit.audit import audit, summary
+
+    workspace = _workspace(arguments)
+    report = audit(workspace, arguments.share)
+    if arguments.json:
+        _print_json({**report.to_json(), **summary(workspace)})
+    else:
+        _show_checks(report.to_json())
+    return report.exit_code
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from longseal.verify.target import Given, verify
+
+    given = Given(
+        target=arguments.target,
+        key=arguments.key,
+        trusted_root=arguments.trusted_root,
+        identity=arguments.identity,
+        issuer=arguments.issuer,
+        artifact=arguments.artifact,
+        seal_trusted_root=arguments.seal_trusted_root,
+        timestamp_roots=frozenset(arguments.timestamp_root) if arguments.timestamp_root else None,
+        quorum=arguments.quorum,
+    )
+    report = verify(given, lambda: _workspace(arguments))
+    if arguments.json:
+        _print_json(report.to_json())
+    else:
+        _show_checks(report.to_json())
+    return report.exit_code
+
+
+def _config(arguments: argparse.Namespace) -> int:
+    workspace = _workspace(arguments)
+    settings = workspace.settings
+    document = {
+        "file": str(settings.path),
+        "organisation": settings.organisation,
+        "registries": [one.name for one in settings.registries],
+        "sites": [one.name for one in settings.sites],
+        "policy": _digest(workspace.policy),
+        "trusted_root": _digest(workspace.trusted_root),
+        "timestamps": [one.url for one in settings.timestamps],
+        "timestamp_quorum": settings.timestamp_quorum,
+    }
+    _show(arguments, "Settings", document, document)
+    return DONE
+
+
+def _digest(data: bytes) -> str:
+    from longseal.canonical import digest_of
+
+    return digest_of(data)
+
+
+def _print_json(document: Mapping[str, Any]) -> None:
+    print(json.dumps(document, indent=2, sort_keys=True))
+
+
+def _show(
+    arguments: argparse.Namespace, title: str, rows: Mapping[str, Any], document: Mapping[str, Any]
+) -> None:
+    if arguments.json:
+        _print_json(document)
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=title, show_header=False)
+    for name, value in rows.items():
+        if value not in (None, {}, []):
+            table.add_row(name.replace("_", " "), escape(_text(value)))
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "\n".join(f"{name}: {_text(item)}" for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return str(value)
+
+
+def _show_checks(document: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=escape(f"{document['target']}: {document['result']}"))
+    for heading in ("check", "result", "detail"):
+        table.add_column(heading, overflow="fold")
+    for check in document["checks"]:
+        table.add_row(escape(check["check"]), check["result"], escape(check["detail"]))
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

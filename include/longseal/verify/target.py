@@ -1,0 +1,277 @@
+"""``longseal verify TARGET``: what the target is, and what it can be checked against."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from longseal.archive.leaf import Leaf
+from longseal.archive.pack import load_pack
+from longseal.canonical import (
+    MAX_JSON_BYTES,
+    digest_of,
+    is_digest,
+    parse_object,
+    sha256_hex,
+)
+from longseal.errors import (
+    RefusedError,
+    SettingsError,
+    UnsupportedError,
+    VerificationError,
+)
+from longseal.seal.keys import fingerprint, load_public_pem
+from longseal.seal.proof import Anchors, verify_seal, verify_statement
+from longseal.seal.published import SEAL, read_lines, read_seal
+from longseal.seal.signers.interface import PublicKey
+from longseal.seal.tree import leaf_hash
+from longseal.verify.engine import Engine, Outcome
+from longseal.verify.policy import MAX_CERTIFICATE, Identity, Name, Policy, Rule
+from longseal.verify.report import Report, State
+from longseal.verify.trust import TrustMaterial
+from longseal.workspace import Workspace, utc_now
+
+_IMAGE = re.compile(r"(?:(https?)://)?([^/@]+)/([^@]+)@(sha256:[0-9a-f]{64})")
+_LOCAL: Final = re.compile(r"(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the verifier was told; what is None comes from the settings where it is needed.
+
+    :param key: file of the organisation's public key, or its fingerprint
+    :param artifact: file, or digest, that a bundle must speak of
+    """
+
+    target: str
+    key: str | None = None
+    trusted_root: Path | None = None
+    identity: str | None = None
+    issuer: str | None = None
+    artifact: str | None = None
+    seal_trusted_root: Path | None = None
+    timestamp_roots: frozenset[str] | None = None
+    quorum: int = 1
+
+
+def verify(given: Given, workspace: Callable[[], Workspace]) -> Report:
+    """Verify the target.
+
+    :param workspace: opens the settings, for what was not given
+    :raises RefusedError: the target is nothing that can be verified
+    :raises SettingsError: something that the check needs was neither given nor set
+    """
+    report = Report(given.target)
+    path = Path(given.target)
+    if (path / "site" / "inventory.json").is_file():
+        _volume(report, given, path, workspace)
+    elif (path / SEAL).is_file():
+        _seal_folder(report, given, path, workspace)
+    elif path.is_file():
+        _bundle(report, given, _read(path, "TARGET"), workspace)
+    elif match := _IMAGE.fullmatch(given.target):
+        _image(report, given, match, workspace)
+    elif is_digest(given.target):
+        _known(report, given.target, workspace())
+    else:
+        raise RefusedError(
+            f"{given.target[:200]} is no file, volume or seal folder, and no IMAGE@sha256:… or"
+            " sha256:… digest"
+        )
+    return report
+
+
+def _volume(report: Report, given: Given, path: Path, workspace: Callable[[], Workspace]) -> None:
+    from longseal.mirror.site import Volume
+
+    key = given.key if given.key and is_digest(given.key) else _key(given, workspace)
+    volume = Volume(path, key, given.timestamp_roots, given.quorum)
+    volume.verify(report, utc_now())
+
+
+def _seal_folder(
+    report: Report, given: Given, path: Path, workspace: Callable[[], Workspace]
+) -> None:
+    anchors = _anchors(given, workspace)
+
+    def check() -> str:
+        seal, lines = verify_seal(lambda name: _read(path / name, name), anchors)
+        return f"seal {seal.sequence} of {seal.period}: {len(lines)} attestations"
+
+    report.attempt("seal", check)
+
+
+def _bundle(report: Report, given: Given, data: bytes, workspace: Callable[[], Workspace]) -> None:
+    material = parse_object(data, "the bundle").get("verificationMaterial")
+    artifact = _artifact(given)
+    if isinstance(material, dict) and "publicKey" in material:
+        anchors = _anchors(given, workspace)
+        if given.seal_trusted_root is None:
+            raise SettingsError("--seal-trusted-root", "give the file that lies beside the seal")
+        root = _read(given.seal_trusted_root, "--seal-trusted-root")
+
+        def by_key() -> str:
+            kind = _kind_of(data)
+            statement, stamped = verify_statement(data, anchors, root, kind)
+            hexes = {subject.digest.get("sha256") for subject in statement.subjects}
+            if artifact is not None and artifact.removeprefix("sha256:") not in hexes:
+                raise VerificationError(f"{artifact} is no subject of it")
+            return f"a {kind} statement of {len(hexes)} subjects, stamped {stamped:%Y-%m-%d %H:%M}"
+
+        report.attempt("signature by key", by_key)
+        return
+    engine = _engine(given, workspace)
+
+    def keyless() -> str:
+        judgement = engine.judge(data, artifact, "", utc_now())
+        if judgement.outcome is Outcome.UNKNOWN:
+            raise UnsupportedError(str(judgement.reason))
+        if judgement.outcome is Outcome.REJECTED:
+            raise VerificationError(str(judgement.reason))
+        told = "" if artifact else " (its subject was not compared: give --artifact)"
+        return (
+            f"{judgement.predicate_type} by {judgement.identity} of {judgement.issuer},"
+            f" {judgement.time_source} {judgement.signed_at:%Y-%m-%d %H:%M:%S}{told}"
+        )
+
+    report.attempt("keyless signature", keyless)
+
+
+def _kind_of(data: bytes) -> str:
+    """The kind that a statement of the organisation's says it is; its signature is checked next."""
+    from longseal.seal.bundle import parse_key_bundle
+    from longseal.seal.statement import Statement
+
+    kind = Statement.parse(parse_key_bundle(data).payload).predicate_type
+    match = re.fullmatch(r"https://[^/]+/longseal/([a-z-]+)/v1", kind)
+    if match is None:
+        raise UnsupportedError(f"a statement of another kind: {kind[:200]}")
+    return match[1]
+
+
+def _image(
+    report: Report, given: Given, match: re.Match[str], workspace: Callable[[], Workspace]
+) -> None:
+    from longseal.registry.distribution import DistributionRegistry
+    from longseal.verify.image import Expectations, verify_image
+
+    scheme, host, repository, digest = match.groups()
+    if scheme is None:
+        scheme = "http" if _LOCAL.fullmatch(host) else "https"
+    registry = DistributionRegistry(host, f"{scheme}://{host}")
+    anchors = _anchors(given, workspace) if given.key or given.trusted_root is None else None
+    root = (
+        _read(given.seal_trusted_root, "--seal-trusted-root") if given.seal_trusted_root else None
+    )
+    if anchors is not None and root is None:
+        from longseal.seal.ceremony import seal_trusted_root
+
+        root = seal_trusted_root(workspace())
+    expected = Expectations(_engine(given, workspace), anchors, root)
+    verify_image(report, registry, repository, digest, expected, utc_now())
+
+
+def _known(report: Report, digest: str, workspace: Workspace) -> None:
+    """Evidence that the catalog knows by its own, its image's or its manifest's digest."""
+    rows = [
+        row
+        for column in ("bundle", "image", "manifest")
+        for row in workspace.catalog.evidence(**{column: digest})
+    ]
+    if not rows:
+        report.add("catalog", State.UNKNOWN, f"nothing is known of {digest}")
+    sealed: dict[int, set[str]] = {}
+    for row in {row.id: row for row in rows}.values():
+
+        def check(row: object = row) -> str:
+            from longseal.catalog.models import Evidence
+
+            assert isinstance(row, Evidence)
+            evidence = {item.leaf.decode(): item for item in load_pack(workspace.archive, row.pack)}
+            item = evidence.get(row.leaf)
+            if item is None:
+                raise VerificationError("the catalog's leaf is not in the pack that it names")
+            leaf = Leaf.parse(item.leaf)
+            if leaf.verdict != "verified":
+                raise VerificationError(f"it is {leaf.verdict}: {leaf.reason}")
+            engine = Engine(
+                TrustMaterial.parse(workspace.kept(leaf.trust)),
+                Policy.parse(workspace.kept(leaf.policy)),
+            )
+            judgement = engine.judge(item.payload, leaf.image, leaf.repository, leaf.collected_at)
+            if judgement.outcome is not Outcome.VERIFIED:
+                raise VerificationError(f"it no longer verifies: {judgement.reason}")
+            return f"{leaf.predicate_type} by {judgement.identity}{_where(workspace, row, sealed)}"
+
+        report.attempt(f"{row.repository}@{row.image} {row.bundle[:19]}", check)
+
+
+def _where(workspace: Workspace, row: object, sealed: dict[int, set[str]]) -> str:
+    from longseal.catalog.models import Evidence
+
+    assert isinstance(row, Evidence)
+    text = ", not sealed yet"
+    if row.seal is not None:
+        if row.seal not in sealed:
+            seal = read_seal(workspace, row.seal)
+            lines = read_lines(workspace, seal.files("leaves/").values())
+            sealed[row.seal] = {leaf_hash(line).hex() for line in lines}
+        if row.leaf_hash not in sealed[row.seal]:
+            raise VerificationError(f"the catalog says seal {row.seal}, which does not have it")
+        text = f", in seal {row.seal}"
+    if row.tombstone is not None:
+        text += f", pruned from {row.source} under {row.tombstone}; archived in {row.pack}"
+    return text
+
+
+def _anchors(given: Given, workspace: Callable[[], Workspace]) -> Anchors:
+    return Anchors(_key(given, workspace), given.timestamp_roots, given.quorum)
+
+
+def _key(given: Given, workspace: Callable[[], Workspace]) -> PublicKey:
+    if given.key is None:
+        from longseal.seal.ceremony import organisation_key
+
+        return organisation_key(workspace()).key
+    if is_digest(given.key):
+        from longseal.seal.ceremony import organisation_key
+
+        key = organisation_key(workspace()).key
+        if fingerprint(key) != given.key:
+            raise SettingsError("--key", f"the settings' key is {fingerprint(key)}")
+        return key
+    return load_public_pem(_read(Path(given.key), "--key"), "--key")
+
+
+def _engine(given: Given, workspace: Callable[[], Workspace]) -> Engine:
+    if given.trusted_root is not None:
+        trust = TrustMaterial.parse(_read(given.trusted_root, "--trusted-root"))
+    else:
+        trust = TrustMaterial.parse(workspace().trusted_root)
+    if given.identity is None and given.issuer is None:
+        return Engine(trust, Policy.parse(workspace().policy))
+    if given.identity is None or given.issuer is None:
+        raise SettingsError("--identity", "give --identity and --issuer together")
+    signer = Identity(Name(given.identity, None), Name(given.issuer, None))
+    rule = Rule(("**",), ("**",), (signer,), MAX_CERTIFICATE)
+    return Engine(trust, Policy(digest_of(b""), (rule,)))
+
+
+def _artifact(given: Given) -> str | None:
+    if given.artifact is None or is_digest(given.artifact):
+        return given.artifact
+    return f"sha256:{sha256_hex(_read(Path(given.artifact), '--artifact', limit=None))}"
+
+
+def _read(path: Path, setting: str, limit: int | None = MAX_JSON_BYTES * 8) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read() if limit is None else file.read(limit + 1)
+    except OSError as err:
+        raise SettingsError(setting, f"{path} cannot be read: {err.strerror}") from err
+    if limit is not None and len(data) > limit:
+        raise SettingsError(setting, f"{path} is larger than {limit} bytes")
+    return data
