@@ -49,6 +49,8 @@ _CHUNK: Final = 256
 _CASES: Final = 8
 """Attestations handed to a verifying process at once."""
 
+_COUNTS: Final = ("found", "verified", "ignored", "unknown", "known", "vanished")
+
 _NOT_AN_IMAGE = re.compile(r"sha256-[0-9a-f]{64}(\.(att|sig|sbom))?")
 
 
@@ -90,7 +92,7 @@ class Tally:
 
     def add(self, other: Tally) -> None:
         """Count ``other`` in."""
-        for name in ("found", "verified", "ignored", "unknown", "known", "vanished"):
+        for name in _COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.rejected.update(other.rejected)
 
@@ -108,9 +110,10 @@ class Tally:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Tally:
-        """The inverse of :meth:`to_json`."""
-        counts = {name: value[name] for name in value if name != "rejected"}
-        return cls(**counts, rejected=Counter(value["rejected"]))
+        """The inverse of :meth:`to_json`; what else is in ``value`` is left aside."""
+        return cls(
+            **{name: value[name] for name in _COUNTS}, rejected=Counter(value["rejected"])
+        )
 
 
 @dataclass(slots=True)

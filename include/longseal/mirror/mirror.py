@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from longseal.canonical import digest_of
 from longseal.mirror.delivery import deliver, put_kit
-from longseal.mirror.kit import make_kit, note_delivery
+from longseal.mirror.kit import INVENTORY, make_kit, note_delivery
 from longseal.mirror.plan import Plan, plan
 from longseal.settings import SiteSettings, VolumeSiteSettings
 from longseal.workspace import Workspace
@@ -28,13 +29,20 @@ def finish(
         "volume": str(site.path) if isinstance(site, VolumeSiteSettings) else None,
     }
     if failed:
-        return {**shown, "sequence": None, "kit_files": 0, "key_operations": 0}
+        return {
+            **shown,
+            "sequence": None,
+            "inventory": None,
+            "kit_files": 0,
+            "key_operations": 0,
+        }
     kit = make_kit(workspace, site, planned.shipments)
     written = put_kit(workspace, site, kit)
     note_delivery(workspace, site, kit, len(planned.shipments))
     return {
         **shown,
         "sequence": kit.sequence,
+        "inventory": digest_of(kit.files[INVENTORY]),
         "kit_files": written,
         "key_operations": kit.key_operations,
     }

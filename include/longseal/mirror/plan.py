@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
+from longseal.canonical import canonical_json, parse_object
 from longseal.catalog.models import Evidence, Image
 from longseal.patterns import matches_any
 from longseal.registry.model import is_tag
 from longseal.settings import SiteSettings
 from longseal.workspace import Workspace
+
+MAX_PLAN_BYTES: Final = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +62,22 @@ class Plan:
     shipments: list[Shipment] = field(default_factory=list)
     withheld: dict[str, str] = field(default_factory=dict)
 
-    def batches(self, size: int = 100) -> Iterator[list[Shipment]]:
-        """The shipments in tasks' portions."""
-        for at in range(0, len(self.shipments), size):
-            yield self.shipments[at : at + size]
+    def keep(self, workspace: Workspace) -> str:
+        """Archive the plan, so that tasks can name it by its digest."""
+        return workspace.keep(
+            canonical_json(
+                {
+                    "shipments": [one.to_json() for one in self.shipments],
+                    "withheld": self.withheld,
+                }
+            )
+        )
+
+    @classmethod
+    def kept(cls, workspace: Workspace, digest: str) -> Plan:
+        """The plan that :meth:`keep` archived under ``digest``."""
+        value = parse_object(workspace.kept(digest), "a mirror plan", MAX_PLAN_BYTES)
+        return cls([Shipment.from_json(one) for one in value["shipments"]], value["withheld"])
 
 
 def plan(workspace: Workspace, site: SiteSettings) -> Plan:

@@ -1,0 +1,52 @@
+"""
+### Harvest
+
+Every hour: finds the signed attestations of all registries, verifies each one, and archives it with
+all that its verification needs later. What is known is neither downloaded nor verified again.
+
+A rejected attestation is quarantined with its reason; it never fails a run. A registry that does
+not answer is reported as *unknown*, never as *unsigned*. The counts stand in the log of
+`summarise`; the asset `longseal://evidence` carries them.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+from airflow.sdk import DAG, CronTriggerTimetable, TriggerRule
+
+from longseal_airflow.operators.harvest import (
+    SILENT,
+    LongsealHarvestOperator,
+    LongsealPlanHarvestOperator,
+    LongsealSummariseHarvestOperator,
+)
+
+with DAG(
+    dag_id="longseal_harvest",
+    schedule=CronTriggerTimetable("7 * * * *", timezone="UTC"),
+    start_date=datetime(2026, 11, 1, tzinfo=UTC),
+    catchup=False,
+    max_active_runs=1,
+    doc_md=__doc__,
+    tags=["longseal", "attestations"],
+    default_args={
+        "owner": "longseal",
+        "retries": 3,
+        "retry_delay": timedelta(minutes=2),
+        "retry_exponential_backoff": 2.0,
+        "max_retry_delay": timedelta(hours=1),
+    },
+):
+    plan = LongsealPlanHarvestOperator(task_id="plan")
+    harvest = LongsealHarvestOperator.partial(
+        task_id="harvest",
+        max_active_tis_per_dagrun=4,
+        map_index_template=(
+            "{{ task.batch.registry }}: {{ task.batch.repositories | join(', ') | truncate(80) }}"
+        ),
+    ).expand(batch=plan.output)
+    LongsealSummariseHarvestOperator(
+        task_id="summarise",
+        harvested=harvest.output,
+        silent=plan.output[SILENT],
+        trigger_rule=TriggerRule.NONE_FAILED,
+    )

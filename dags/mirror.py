@@ -1,0 +1,63 @@
+"""
+### Mirror
+
+Every day: brings images, attestations and seals to the sites that have no internet. A site is a
+registry, or a volume that is carried there. What a site has is not sent again; its signed
+inventory comes last, once everything in it has arrived. A site that cannot be reached holds no
+other one up.
+
+A manual run may name one site: `{"site": "ship-3"}`.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+from airflow.sdk import DAG, CronTriggerTimetable, Param, TriggerRule
+
+from longseal_airflow.operators.mirror import (
+    LongsealChooseSitesOperator,
+    LongsealDeliverOperator,
+    LongsealFinishMirrorOperator,
+    LongsealPlanMirrorOperator,
+)
+
+with DAG(
+    dag_id="longseal_mirror",
+    schedule=CronTriggerTimetable("30 4 * * *", timezone="UTC"),
+    start_date=datetime(2026, 11, 1, tzinfo=UTC),
+    catchup=False,
+    max_active_runs=1,
+    doc_md=__doc__,
+    tags=["longseal", "sites"],
+    params={
+        "site": Param(
+            None,
+            type=["null", "string"],
+            maxLength=200,
+            title="Site",
+            description_md="The name of one site in the settings; empty for all of them.",
+        )
+    },
+    default_args={
+        "owner": "longseal",
+        "retries": 3,
+        "retry_delay": timedelta(minutes=2),
+        "retry_exponential_backoff": 2.0,
+        "max_retry_delay": timedelta(hours=1),
+    },
+):
+    sites = LongsealChooseSitesOperator(task_id="choose_sites", site="{{ params.site or '' }}")
+    plan = LongsealPlanMirrorOperator(task_id="plan", sites=sites.output)
+    deliver = LongsealDeliverOperator.partial(
+        task_id="deliver",
+        max_active_tis_per_dagrun=4,
+        map_index_template="{{ task.batch.site }} from {{ task.batch.start }}",
+    ).expand(batch=plan.output)
+    # The inventory is signed, hence the queue.
+    LongsealFinishMirrorOperator.partial(
+        task_id="finish",
+        batches=plan.output,
+        delivered=deliver.output,
+        queue="signing",
+        trigger_rule=TriggerRule.ALL_DONE,
+        map_index_template="{{ task.site }}",
+    ).expand(site=sites.output)

@@ -1,0 +1,58 @@
+"""
+### Prune
+
+Every month: plans, in a document signed by the organisation's key, which attestations past their
+retention would leave the registries; waits until somebody has approved exactly that plan; then
+reads every archived copy back whole, deletes what the plan names and nothing else, and leaves a
+tombstone for each under one signed deletion statement.
+
+Where nothing is due, nothing is signed and the run is skipped. An unanswered plan fails after six
+days, and nothing is deleted. A backfill is refused.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.sdk import DAG, CronDataIntervalTimetable
+
+from longseal_airflow.operators.prune import LongsealPlanPruneOperator, LongsealPruneOperator
+
+with DAG(
+    dag_id="longseal_prune",
+    schedule=CronDataIntervalTimetable("0 6 2 * *", timezone="UTC"),
+    start_date=datetime(2026, 11, 1, tzinfo=UTC),
+    catchup=False,
+    max_active_runs=1,
+    allowed_run_types=["scheduled", "manual"],
+    doc_md=__doc__,
+    tags=["longseal", "retention"],
+    default_args={
+        "owner": "longseal",
+        "retries": 3,
+        "retry_delay": timedelta(minutes=2),
+        "retry_exponential_backoff": 2.0,
+        "max_retry_delay": timedelta(hours=1),
+    },
+):
+    plan = LongsealPlanPruneOperator(task_id="plan", queue="signing")
+    approve = ApprovalOperator(
+        task_id="approve",
+        subject="Delete attestations past their retention from the registries?",
+        body="""\
+{% set found = ti.xcom_pull(task_ids="plan") %}
+The plan `{{ found.plan }}` deletes **{{ found["items"] }} attestations**. Each of them is sealed
+and archived, and is read back from the archive before anything goes.
+{% for name, count in found.by_repository.items() %}
+- {{ count }} from `{{ name }}`
+{%- endfor %}
+""",
+        response_timeout=timedelta(days=6),
+        retries=0,
+    )
+    prune = LongsealPruneOperator(
+        task_id="prune",
+        plan="{{ ti.xcom_pull(task_ids='plan').plan }}",
+        approval=approve.output,
+        queue="signing",
+    )
+    plan >> approve >> prune

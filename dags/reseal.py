@@ -1,0 +1,85 @@
+"""
+### Reseal
+
+At the end of every month (UTC): seals, under the organisation's key, all verified evidence that no
+earlier seal covers, and attaches statements to the images. One key operation for the seal, and one
+for each 1,000 images. A rerun of a sealed period signs nothing.
+
+A **scheduled or backfill run** seals the month of its dates. Backfill in order, one at a time, and
+first with `--dry-run`:
+
+    airflow backfill create --dag-id longseal_reseal --from-date 2026-01-01 --to-date 2026-06-01 \\
+        --max-active-runs 1 --reprocess-behavior failed
+
+A **manual run** names its period: `{"period": "2026-10"}` for a month that is over,
+`{"period": "2026-10.1"}` for a supplement to it, or `{"period": "r-NAME"}` for a release, which
+seals all so far.
+
+A month that failed holds the later ones back. Mend it, mark the run that waits for it as failed,
+clear the failed tasks of the first, then those of the second.
+
+`freeze`, `recheck`, `sign` and `sign_image_statements` run in the queue `signing`, whose workers
+alone hold the key.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+from airflow.sdk import DAG, CronDataIntervalTimetable, Param, chain
+
+from longseal_airflow.operators.reseal import (
+    LongsealAttachImageStatementsOperator,
+    LongsealCheckOperator,
+    LongsealFreezeOperator,
+    LongsealLogOperator,
+    LongsealPublishOperator,
+    LongsealRecheckOperator,
+    LongsealSignImageStatementsOperator,
+    LongsealSignOperator,
+    LongsealTimestampOperator,
+)
+
+with DAG(
+    dag_id="longseal_reseal",
+    schedule=CronDataIntervalTimetable("0 0 1 * *", timezone="UTC"),
+    start_date=datetime(2026, 11, 1, tzinfo=UTC),
+    # No month is left out. With catchup, only scheduled and backfill runs count as the past that
+    # freeze depends on: a manual run neither holds a month back nor hides one that failed.
+    catchup=True,
+    max_active_runs=1,
+    doc_md=__doc__,
+    tags=["longseal", "seals"],
+    params={
+        "period": Param(
+            None,
+            type=["null", "string"],
+            pattern=r"^(\d{4}-(0[1-9]|1[0-2])(\.[1-9]\d{0,3})?|r-[a-z0-9.-]{1,64})$",
+            title="Period",
+            description_md=(
+                "What a manual run seals: `YYYY-MM`, `YYYY-MM.N` for a supplement, or `r-NAME` for"
+                " a release. Leave it empty in a backfill."
+            ),
+        )
+    },
+    default_args={
+        "owner": "longseal",
+        "retries": 3,
+        "retry_delay": timedelta(minutes=2),
+        "retry_exponential_backoff": 2.0,
+        "max_retry_delay": timedelta(hours=1),
+        "period": "{{ params.period or '' }}",
+    },
+):
+    chain(
+        # The first freeze of all writes the key set, for which it asks the key for its public half.
+        LongsealFreezeOperator(
+            task_id="freeze", queue="signing", depends_on_past=True, wait_for_downstream=True
+        ),
+        LongsealRecheckOperator(task_id="recheck", queue="signing"),
+        LongsealSignOperator(task_id="sign", queue="signing"),
+        LongsealTimestampOperator(task_id="timestamp"),
+        LongsealLogOperator(task_id="log"),
+        LongsealCheckOperator(task_id="check"),
+        LongsealPublishOperator(task_id="publish"),
+        LongsealSignImageStatementsOperator(task_id="sign_image_statements", queue="signing"),
+        LongsealAttachImageStatementsOperator(task_id="attach_image_statements"),
+    )

@@ -1,0 +1,1 @@
+"""The Airflow face of Longseal: thin operators and hooks over the library ``longseal``."""

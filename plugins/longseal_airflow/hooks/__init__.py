@@ -1,0 +1,1 @@
+"""Hooks: settings and Airflow connections, as the library wants them."""

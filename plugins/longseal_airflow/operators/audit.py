@@ -1,0 +1,61 @@
+"""Audit: does everything that Longseal says it did still hold together?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from longseal.audit.audit import audit, summary
+from longseal.errors import RefusedError, RetryableError, VerificationError
+from longseal.verify.report import State
+from longseal.workspace import Workspace
+from longseal_airflow.operators.base import LongsealOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class LongsealAuditOperator(LongsealOperator):
+    """Walk the ledger, verify every seal and the chain of them, and read packs back.
+
+    Writes nothing. A check that fails fails the task at once, after the report is logged; one that
+    could not be made is tried again, and is never taken for one that passed.
+
+    Returns ``result``, ``checks`` by how they ended, and the counts of ``evidence``, ``images`` and
+    ``seals``.
+
+    :param share: of the packs that are read whole, 0 to 1 (templated)
+    """
+
+    template_fields: Sequence[str] = (*LongsealOperator.template_fields, "share")
+
+    def __init__(self, *, share: float | str = 1.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.share = share
+
+    def act(self, workspace: Workspace, context: Context) -> dict[str, Any]:
+        """Audit."""
+        report = audit(workspace, _share(self.share))
+        self.log_table(
+            report.target,
+            [f"{one.state.value:8} {one.name:12} {one.detail}" for one in report.checks],
+        )
+        if report.state is not State.PASSED:
+            found = [one for one in report.checks if one.state is report.state]
+            line = (
+                f"{len(found)} checks {report.state}, the first {found[0].name}: {found[0].detail}"
+            )
+            raise (VerificationError if report.state is State.FAILED else RetryableError)(line)
+        checks = Counter(one.state.value for one in report.checks)
+        return {"result": report.state.value, "checks": dict(checks), **summary(workspace)}
+
+
+def _share(value: float | str) -> float:
+    try:
+        share = float(value)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise RefusedError(f"share: expected a number from 0 to 1, found {str(value)[:20]!r}")
+    return share

@@ -1,0 +1,111 @@
+"""Harvest: plan, a task for each batch, and a summary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from longseal.harvest import Batch, Tally, harvest, plan
+from longseal.workspace import Workspace
+from longseal_airflow.assets import EVIDENCE
+from longseal_airflow.operators.base import LongsealOperator, given
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+SILENT = "silent"
+"""XCom key of the registries that did not answer the plan, with what they said."""
+
+
+class LongsealPlanHarvestOperator(LongsealOperator):
+    """Divide the registries' repositories into batches, at most 1,024 of them.
+
+    Returns a list of batches (``registry``, ``repositories``), one for each mapped task, and pushes
+    silent registries under the key ``silent``. Writes nothing. Fails at once where no registry
+    answers at all.
+    """
+
+    def act(self, workspace: Workspace, context: Context) -> list[dict[str, Any]]:
+        """Plan."""
+        batches, silent = plan(workspace)
+        for name, reason in silent.items():
+            self.log.warning("The registry %s did not answer: %s", name, reason)
+        context["ti"].xcom_push(key=SILENT, value=silent)
+        return [batch.to_json() for batch in batches]
+
+
+class LongsealHarvestOperator(LongsealOperator):
+    """Find, verify and archive the attestations of one batch.
+
+    Evidence is named by its digest, and what is known is neither downloaded nor verified again. A
+    rejected attestation is quarantined with its reason and never fails the task; a registry that
+    does not answer is reported as unknown. Retried: an archive that cannot be reached.
+
+    Returns counts (``found``, ``verified``, ``rejected`` by reason, ``ignored``, ``unknown``,
+    ``known``, ``vanished``, ``images``), the digests of new ``packs``, and what was
+    ``unreachable``.
+
+    :param batch: one of the plan's (templated)
+    """
+
+    template_fields: Sequence[str] = (*LongsealOperator.template_fields, "batch")
+
+    def __init__(self, *, batch: Mapping[str, Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.batch = batch
+
+    def act(self, workspace: Workspace, context: Context) -> dict[str, Any]:
+        """Harvest."""
+        batch = Batch.from_json(given("batch", self.batch, dict))
+        result = harvest(workspace, batch)
+        return {
+            **result.total.to_json(),
+            "images": len(result.images),
+            "packs": result.packs,
+            "unreachable": result.unreachable,
+        }
+
+
+class LongsealSummariseHarvestOperator(LongsealOperator):
+    """Add the batches up; the log ends in one line. Emits the asset event ``longseal://evidence``.
+
+    Returns the same counts as a batch, for all of them. Writes nothing.
+
+    :param harvested: what the batches returned (templated)
+    :param silent: registries that did not answer, with what they said (templated)
+    """
+
+    template_fields: Sequence[str] = (*LongsealOperator.template_fields, "harvested", "silent")
+
+    def __init__(
+        self,
+        *,
+        harvested: Iterable[Mapping[str, Any]],
+        silent: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(outlets=[EVIDENCE], **kwargs)
+        self.harvested = harvested
+        self.silent = silent
+
+    def act(self, workspace: Workspace, context: Context) -> dict[str, Any]:
+        """Add up."""
+        total, images, packs = Tally(), 0, 0
+        unreachable = dict(self.silent or {})
+        for one in self.harvested or ():
+            total.add(Tally.from_json(one))
+            images += one["images"]
+            packs += len(one["packs"])
+            unreachable |= one["unreachable"]
+        self.log_table("Quarantined", [f"{n} {why}" for why, n in total.rejected.most_common()])
+        self.log_table("Unreachable", [f"{name}: {why}" for name, why in unreachable.items()])
+        counts = total.to_json()
+        rejected = total.rejected.total()
+        context["outlet_events"][EVIDENCE].extra = {**counts, "packs": packs}
+        self.log.info(
+            "%d images: %d attestations found, %d verified, %d rejected, %d unknown, %d known"
+            " before; %d vanished; %d places unreachable; %d new packs",
+            *(images, total.found, total.verified, rejected, total.unknown, total.known),
+            *(total.vanished, len(unreachable), packs),
+        )
+        return {**counts, "images": images, "packs": packs, "unreachable": len(unreachable)}

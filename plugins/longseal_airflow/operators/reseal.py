@@ -1,0 +1,193 @@
+"""Reseal: an operator for each step of a period's seal, and for its image statements."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from longseal.errors import RefusedError, RetryableError
+from longseal.seal.images import attach_images, sign_images
+from longseal.seal.published import Published
+from longseal.seal.reseal import Reseal
+from longseal.workspace import Workspace
+from longseal_airflow.assets import SEALS
+from longseal_airflow.operators.base import LongsealOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class LongsealResealOperator(LongsealOperator):
+    """One step towards the seal of a period.
+
+    Each step finds its place from the archive alone; a period that is sealed is left as it is.
+    Refused at once: a manual run that names no period, a month that is not over, and a step whose
+    predecessor has not run.
+
+    Returns ``period``, ``sequence``, ``root``, ``size``, ``counts``, ``sealed``, and once there is
+    one the ``seal`` (digest) and its ``path`` in the archive.
+
+    :param period: ``YYYY-MM``, ``YYYY-MM.N`` or ``r-NAME``, for manual runs only (templated):
+        scheduled and backfill runs seal the month of their data interval
+    """
+
+    template_fields: Sequence[str] = (*LongsealOperator.template_fields, "period")
+
+    def __init__(self, *, period: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.period = period
+
+    def act(self, workspace: Workspace, context: Context) -> dict[str, Any]:
+        """Take the step."""
+        return self.step(workspace, Reseal(workspace, period_of(self.period, context)))
+
+    @abstractmethod
+    def step(self, workspace: Workspace, reseal: Reseal) -> dict[str, Any]:
+        """The library's part."""
+
+
+class LongsealFreezeOperator(LongsealResealOperator):
+    """Decide what the period's seal covers, and claim the next sequence for exactly that.
+
+    Waits, by its retries, for a period before it that is claimed and not published yet.
+    """
+
+    def step(self, workspace: Workspace, reseal: Reseal) -> dict[str, Any]:
+        """Freeze."""
+        return reseal.freeze()
+
+
+class LongsealRecheckOperator(LongsealResealOperator):
+    """Verify again, from the packs alone, all that is about to be sealed.
+
+    Evidence that does not hold fails the task at once, and is set aside; the attempt is void.
+    """
+
+    def step(self, workspace: Workspace, reseal: Reseal) -> dict[str, Any]:
+        """Recheck."""
+        return reseal.recheck()
+
+
+class LongsealSignOperator(LongsealResealOperator):
+    """Sign what was frozen and rechecked: one key operation, or none where it is signed already.
+
+    Returns ``key_operations`` besides.
+    """
+
+    def step(self, workspace: Workspace, reseal: Reseal) -> dict[str, Any]:
+        """Sign."""
+        return reseal.sign()
+
+
+class LongsealTimestampOperator(LongsealResealOperator):
+    """Have the signature timestamped by a quorum. Retried: too few authorities answered well.
+
+    Returns ``silent_authorities`` besides, with what each said.
+    """
+
+    def step(self, workspace: Workspace, reseal: Reseal) -> dict[str, Any]:
+        """Timestamp."""
+        return reseal.timestamp()
+
+
+class LongsealLogOperator(LongsealResealOperator):
+    """Enter the signature in the transparency log, where the settings name one."""
+
+    def step(self, workspace: Workspace, reseal: Reseal) -> dict[str, Any]:
+        """Log."""
+        return reseal.log()
+
+
+class LongsealCheckOperator(LongsealResealOperator):
+    """Put the bundle together, and check all of it as a stranger would, before it is published."""
+
+    def step(self, workspace: Workspace, reseal: Reseal) -> dict[str, Any]:
+        """Check."""
+        return reseal.check()
+
+
+class LongsealPublishOperator(LongsealResealOperator):
+    """Publish the checked bundle as the period's seal, and renew all seals before it.
+
+    Emits the asset event ``longseal://seals``.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(outlets=[SEALS], **kwargs)
+
+    def act(self, workspace: Workspace, context: Context) -> dict[str, Any]:
+        """Publish, and say so."""
+        found = super().act(workspace, context)
+        context["outlet_events"][SEALS].extra = {
+            name: found[name] for name in ("period", "sequence", "root", "size", "seal")
+        }
+        return found
+
+    def step(self, workspace: Workspace, reseal: Reseal) -> dict[str, Any]:
+        """Publish."""
+        return reseal.publish()
+
+
+class LongsealSignImageStatementsOperator(LongsealResealOperator):
+    """Sign the statements about the seal's images: one key operation for up to 1,000 of them.
+
+    Statements that are made already are left. Returns ``image_statements`` and
+    ``key_operations``.
+    """
+
+    def step(self, workspace: Workspace, reseal: Reseal) -> dict[str, Any]:
+        """Sign."""
+        return sign_images(workspace, seal_of(reseal))
+
+
+class LongsealAttachImageStatementsOperator(LongsealResealOperator):
+    """Attach each statement to its images; at most the two newest stay on one image.
+
+    Returns how many were ``attached`` and ``removed``. Retried: an image that did not take its
+    statement.
+    """
+
+    def step(self, workspace: Workspace, reseal: Reseal) -> dict[str, Any]:
+        """Attach."""
+        found = attach_images(workspace, seal_of(reseal))
+        failed = found.pop("failed")
+        self.log_table("Not attached", [f"{image}: {why}" for image, why in failed.items()])
+        if failed:
+            image, why = next(iter(failed.items()))
+            raise RetryableError(
+                f"{len(failed)} images took no statement, the first {image}: {why}"
+            )
+        return found
+
+
+def period_of(named: str | None, context: Context) -> str:
+    """The period that a run seals.
+
+    The data interval of a manual run is the last month before now, whatever logical date it was
+    given: such a run has to name its period.
+
+    :raises RefusedError: a manual run names none, or another run does
+    """
+    run = context["dag_run"]
+    dated = run.run_type in ("scheduled", "backfill")
+    if dated and named:
+        raise RefusedError("period: a scheduled or backfill run takes its month from its dates")
+    if named:
+        return named
+    if not dated or run.data_interval_start is None:
+        raise RefusedError(
+            'period: a manual run names what it seals, as in {"period": "2026-10"} or'
+            ' {"period": "r-NAME"}'
+        )
+    return f"{run.data_interval_start:%Y-%m}"
+
+
+def seal_of(reseal: Reseal) -> Published:
+    """The period's published seal.
+
+    :raises RefusedError: there is none yet
+    """
+    if reseal.sealed is None:
+        raise RefusedError(f"{reseal.period.name} is not sealed: publish comes first")
+    return reseal.sealed
