@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, CronTriggerTimetable, TriggerRule
 
+from longseal_airflow.assets import EVIDENCE
 from longseal_airflow.operators.harvest import (
     SILENT,
     LongsealHarvestOperator,
@@ -48,5 +49,6 @@ with DAG(
         task_id="summarise",
         harvested=harvest.output,
         silent=plan.output[SILENT],
+        outlets=[EVIDENCE],
         trigger_rule=TriggerRule.NONE_FAILED,
     )

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, CronTriggerTimetable, Param, TriggerRule
 
+from longseal_airflow.assets import DELIVERIES
 from longseal_airflow.operators.mirror import (
     LongsealChooseSitesOperator,
     LongsealDeliverOperator,
@@ -57,6 +58,7 @@ with DAG(
         task_id="finish",
         batches=plan.output,
         delivered=deliver.output,
+        outlets=[DELIVERIES],
         queue="signing",
         trigger_rule=TriggerRule.ALL_DONE,
         map_index_template="{{ task.site }}",

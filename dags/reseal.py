@@ -26,6 +26,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, CronDataIntervalTimetable, Param, chain
 
+from longseal_airflow.assets import SEALS
 from longseal_airflow.operators.reseal import (
     LongsealAttachImageStatementsOperator,
     LongsealCheckOperator,
@@ -79,7 +80,7 @@ with DAG(
         LongsealTimestampOperator(task_id="timestamp"),
         LongsealLogOperator(task_id="log"),
         LongsealCheckOperator(task_id="check"),
-        LongsealPublishOperator(task_id="publish"),
+        LongsealPublishOperator(task_id="publish", outlets=[SEALS]),
         LongsealSignImageStatementsOperator(task_id="sign_image_statements", queue="signing"),
         LongsealAttachImageStatementsOperator(task_id="attach_image_statements"),
     )

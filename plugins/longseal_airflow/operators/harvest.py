@@ -67,9 +67,10 @@ class LongsealHarvestOperator(LongsealOperator):
 
 
 class LongsealSummariseHarvestOperator(LongsealOperator):
-    """Add the batches up; the log ends in one line. Emits the asset event ``longseal://evidence``.
+    """Add the batches up; the log ends in one line.
 
-    Returns the same counts as a batch, for all of them. Writes nothing.
+    Returns the same counts as a batch, for all of them, and puts them into the event of the asset
+    ``longseal://evidence``, where that is an outlet of the task. Writes nothing.
 
     :param harvested: what the batches returned (templated)
     :param silent: registries that did not answer, with what they said (templated)
@@ -84,7 +85,7 @@ class LongsealSummariseHarvestOperator(LongsealOperator):
         silent: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(outlets=[EVIDENCE], **kwargs)
+        super().__init__(**kwargs)
         self.harvested = harvested
         self.silent = silent
 

@@ -111,8 +111,8 @@ class LongsealFinishMirrorOperator(LongsealOperator):
     """Bring a site its kit, with a signed inventory, once all its images arrived.
 
     A kit with nothing new in it is not signed again. Runs whatever became of other sites; fails at
-    once where this one's images did not all arrive. Emits the asset event
-    ``longseal://deliveries``.
+    once where this one's images did not all arrive. Says what came of it in the event of the asset
+    ``longseal://deliveries``, where that is an outlet of the task.
 
     Returns ``site``, ``sequence``, ``inventory`` (digest), ``images``, ``blobs_sent``,
     ``bytes_sent``, ``already_there``, ``withheld`` (a count), ``volume``, ``kit_files`` and
@@ -138,7 +138,7 @@ class LongsealFinishMirrorOperator(LongsealOperator):
         delivered: Iterable[Mapping[str, Any]],
         **kwargs: Any,
     ) -> None:
-        super().__init__(outlets=[DELIVERIES], **kwargs)
+        super().__init__(**kwargs)
         self.site = site
         self.batches = batches
         self.delivered = delivered

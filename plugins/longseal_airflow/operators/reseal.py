@@ -110,11 +110,8 @@ class LongsealCheckOperator(LongsealResealOperator):
 class LongsealPublishOperator(LongsealResealOperator):
     """Publish the checked bundle as the period's seal, and renew all seals before it.
 
-    Emits the asset event ``longseal://seals``.
+    Names the seal in the event of the asset ``longseal://seals``, where that is an outlet.
     """
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(outlets=[SEALS], **kwargs)
 
     def act(self, workspace: Workspace, context: Context) -> dict[str, Any]:
         """Publish, and say so."""
