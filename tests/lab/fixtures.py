@@ -14,6 +14,7 @@ import pytest
 
 from tests.lab import registries, tools
 from tests.lab.lab import Lab, open_lab
+from tests.lab.postgres import Postgres, postgres
 from tests.lab.processes import LabError
 from tests.lab.registries import Kind, Registry
 from tests.lab.s3 import S3, s3
@@ -72,6 +73,23 @@ def s3_bucket(s3_server: S3) -> Bucket:
     name = f"evidence-{secrets.token_hex(4)}"
     s3_server.create_bucket(name)
     return Bucket(s3_server, name)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    """Debian's PostgreSQL. Needs no Go."""
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(postgres())
+        except LabError as error:
+            _go_without(str(error))
+        yield server
+
+
+@pytest.fixture
+def postgresql_url(postgres_server: Postgres) -> str:
+    """A fresh database, as the settings name one."""
+    return postgres_server.create_database()
 
 
 @pytest.fixture(scope="session")
