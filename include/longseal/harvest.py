@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from longseal.archive.leaf import Leaf, Signer
-from longseal.archive.pack import Evidence, Pack, pack_key, store_pack, write_pack
+from longseal.archive.leaf import MAX_LEAF_BYTES, Leaf, Signer
+from longseal.archive.pack import Evidence, pack_key, store_pack, write_pack
 from longseal.archive.retention import evidence_class, retain_until
 from longseal.canonical import canonical_json, sha256_hex, timestamp
 from longseal.errors import (
@@ -28,6 +28,7 @@ from longseal.errors import (
     RetryableError,
     SettingsError,
 )
+from longseal.patterns import matches_any
 from longseal.registry.attachment import Attachment, fetch
 from longseal.registry.discovery import Candidate, CompletenessRecord, descendants, discover
 from longseal.registry.interface import Registry
@@ -43,8 +44,9 @@ FETCHERS: Final = 32
 MAX_BATCHES: Final = 256
 """Most batches of one registry: each becomes a mapped task, and Airflow takes 1,024 in all."""
 
-_CHUNK: Final = 256
-"""Attachments fetched before their evidence is packed: what a killed task has to do again."""
+_CHUNK: Final = 64 * 1024 * 1024
+"""Bytes fetched before they are packed, each with its longest leaf: what a killed task has to do
+again. A pack has room for them and one more group of cases."""
 
 _CASES: Final = 8
 """Attestations handed to a verifying process at once."""
@@ -170,10 +172,13 @@ def plan(workspace: Workspace, size: int = 25) -> tuple[list[Batch], dict[str, s
     silent: dict[str, str] = {}
     for chosen in workspace.settings.registries:
         try:
-            names = list(workspace.registry(chosen.name).repositories())
+            listed = set(workspace.registry(chosen.name).repositories())
         except (RetryableError, MalformedError) as err:
             silent[chosen.name] = str(err)
             continue
+        # A repository that is gone is looked for as well: its evidence has vanished.
+        held = workspace.catalog.held_images(chosen.name)
+        names = sorted(listed | {name for name in held if matches_any(chosen.repositories, name)})
         step = max(size, -(-len(names) // MAX_BATCHES))
         found += [
             Batch(chosen.name, tuple(names[start : start + step]))
@@ -228,6 +233,22 @@ class _Found:
     """why what it hangs on could not be read, for the kind ``refused``"""
 
 
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """What goes through one verifying process together; what needs none is alone."""
+
+    found: list[_Found]
+    judging: Judging | None
+
+    @property
+    def size(self) -> int:
+        """Most bytes that it takes in a pack."""
+        return sum(
+            len(found.payload) + len(found.attachment.manifest.data) + MAX_LEAF_BYTES
+            for found in self.found
+        )
+
+
 class _Run:
     """One batch under way."""
 
@@ -247,9 +268,13 @@ class _Run:
         self._collected_at = workspace.now().replace(microsecond=0)
 
     def harvest(self, repositories: Sequence[str]) -> Harvested:
+        held = self._workspace.catalog.held_images(self._registry.name)
         subjects = [
             subject
-            for found in self._fetchers.map(self._subjects, repositories)
+            for found in self._fetchers.map(
+                lambda repository: self._subjects(repository, held.get(repository, set())),
+                repositories,
+            )
             for subject in found
         ]
         self._own = self._workspace.catalog.own_manifests(
@@ -261,8 +286,8 @@ class _Run:
             records.append(record)
             candidates += unknown
         wanted = self._without_known(records, candidates)
-        for start in range(0, len(wanted), _CHUNK):
-            self._judge(wanted[start : start + _CHUNK])
+        for chunk in _chunks(self._judged(self._fetched(wanted))):
+            self._archive(chunk)
         self._record(records)
         if self._result.packs:
             self._workspace.note(
@@ -272,23 +297,29 @@ class _Run:
             )
         return self._result
 
-    def _subjects(self, repository: str) -> list[_Subject]:
-        """Every image of ``repository``: tagged, child of an index, or named by a fallback tag."""
+    def _subjects(self, repository: str, held: set[str]) -> list[_Subject]:
+        """Every image of ``repository``: tagged, child of an index, named by a fallback tag, held.
+
+        :param held: images whose evidence should still be there, whether or not a tag says so
+        """
+        place = f"{self._registry.name}/{repository}"
         try:
             tags = self._registry.tags(repository)
-            special = tuple(tag for tag in tags if _NOT_AN_IMAGE.fullmatch(tag))
-            digests = {f"sha256:{tag[7:71]}" for tag in special}
-            for tag in sorted(set(tags) - set(special)):
-                manifest = self._registry.manifest(repository, tag)
-                if manifest is None:
-                    continue
-                digests.add(manifest.digest)
-                digests |= {
-                    child.digest for child in descendants(self._registry, repository, manifest)
-                }
         except (RegistryError, PermanentError) as err:
-            self._result.unreachable[f"{self._registry.name}/{repository}"] = str(err)
+            self._result.unreachable[place] = str(err)
             return []
+        special = tuple(tag for tag in tags if _NOT_AN_IMAGE.fullmatch(tag))
+        digests = held | {f"sha256:{tag[7:71]}" for tag in special}
+        for tag in sorted(set(tags) - set(special)):
+            # One tag that cannot be read does not hide the others.
+            try:
+                manifest = self._registry.manifest(repository, tag)
+                if manifest is not None:
+                    digests.add(manifest.digest)
+                    below = descendants(self._registry, repository, manifest)
+                    digests.update(child.digest for child in below)
+            except (RegistryError, PermanentError) as err:
+                self._result.unreachable[f"{place}:{tag}"] = str(err)
         return [_Subject(repository, digest, special) for digest in sorted(digests)]
 
     def _discover(self, subject: _Subject) -> tuple[CompletenessRecord, tuple[Candidate, ...]]:
@@ -322,30 +353,27 @@ class _Run:
                 wanted.append(candidate)
         return wanted
 
-    def _judge(self, candidates: Sequence[Candidate]) -> None:
-        """Fetch, judge, pack and archive ``candidates``; judging starts while fetching goes on."""
-        settled: list[tuple[_Found, Judgement]] = []
-        judging: list[tuple[list[_Found], Judging]] = []
-        waiting: list[_Found] = []
-        for fetched in self._fetchers.map(self._fetch, candidates):
-            for found in fetched:
-                if found.kind == "bundle":
-                    waiting.append(found)
-                else:
-                    settled.append((found, self._set_aside(found)))
-            if len(waiting) >= _CASES:
-                judging.append((waiting, self._submit(waiting)))
-                waiting = []
-        if waiting:
-            judging.append((waiting, self._submit(waiting)))
-        for group, future in judging:
-            settled += zip(group, future.result(), strict=True)
-        self._archive(settled)
+    def _fetched(self, candidates: Iterable[Candidate]) -> Iterator[_Found]:
+        """What the candidates hold, in order; no more is under way than is taken soon."""
+        pending: deque[tuple[Candidate, Future[list[_Found] | None]]] = deque()
+        for candidate in candidates:
+            pending.append((candidate, self._fetchers.submit(self._fetch, candidate)))
+            if len(pending) == FETCHERS:
+                yield from self._taken(*pending.popleft())
+        while pending:
+            yield from self._taken(*pending.popleft())
 
-    def _fetch(self, candidate: Candidate) -> list[_Found]:
+    def _taken(self, candidate: Candidate, future: Future[list[_Found] | None]) -> list[_Found]:
+        found = future.result()
+        if found is None:
+            # Not read is not judged: it stays unknown, and the next harvest asks again.
+            self._result.of(candidate.subject).unknown += 1
+        return found or []
+
+    def _fetch(self, candidate: Candidate) -> list[_Found] | None:
         try:
             try:
-                return list(_speaking(fetch(self._registry, candidate)))
+                return _speaking(fetch(self._registry, candidate))
             except PermanentError as err:
                 manifest = self._registry.manifest(candidate.repository, candidate.manifest.digest)
                 if manifest is None:
@@ -353,9 +381,21 @@ class _Run:
                 attachment = Attachment(candidate, manifest, ())
                 return [_Found(attachment, manifest.data, "refused", str(err))]
         except LongsealError:
-            # Not read is not judged: it stays unknown, and the next harvest asks again.
-            self._result.of(candidate.subject).unknown += 1
-            return []
+            return None
+
+    def _judged(self, fetched: Iterable[_Found]) -> Iterator[_Group]:
+        """Groups on their way through the verifying processes, while fetching goes on."""
+        waiting: list[_Found] = []
+        for found in fetched:
+            if found.kind != "bundle":
+                yield _Group([found], None)
+                continue
+            waiting.append(found)
+            if len(waiting) == _CASES:
+                yield _Group(waiting, self._submit(waiting))
+                waiting = []
+        if waiting:
+            yield _Group(waiting, self._submit(waiting))
 
     def _submit(self, found: Sequence[_Found]) -> Judging:
         return self._pool.submit(
@@ -379,10 +419,10 @@ class _Run:
             outcome, reason = Outcome.UNKNOWN, Reason("unsupported", text)
         return Judgement(outcome, reason, signed_at=self._collected_at, engine="none")
 
-    def _archive(self, settled: Iterable[tuple[_Found, Judgement]]) -> None:
+    def _archive(self, chunk: Iterable[_Group]) -> None:
         """Pack what was judged: one pack for each class and month of retention."""
         groups: dict[tuple[str, datetime], list[tuple[Leaf, Evidence]]] = {}
-        for found, judgement in settled:
+        for found, judgement in self._settled(chunk):
             try:
                 leaf = self._leaf(found, judgement)
             except MalformedError as err:
@@ -394,26 +434,37 @@ class _Run:
             key = (kept.name, retain_until(kept.keep, leaf))
             evidence = Evidence(leaf.line(), found.attachment.manifest.data, found.payload)
             groups.setdefault(key, []).append((leaf, evidence))
-        for (name, until), members in sorted(groups.items()):
-            pack = write_pack(evidence for _, evidence in members)
-            self._claim(pack, name, until, [leaf for leaf, _ in members])
+        packs = [
+            (name, until, write_pack(evidence for _, evidence in members), members)
+            for (name, until), members in sorted(groups.items())
+        ]
+        # All at once: an attachment whose layers go into two packs is known only with both.
+        self._workspace.catalog.claim_packs(
+            [
+                {
+                    "digest": pack.digest,
+                    "state": "claimed",
+                    "evidence_class": name,
+                    "retain_until": until,
+                    "claimed_at": self._collected_at,
+                    "size": len(pack.data),
+                    "members": len(pack.leaves),
+                }
+                for name, until, pack, _ in packs
+            ],
+            [catalog_row(leaf, pack.digest) for *_, pack, members in packs for leaf, _ in members],
+        )
+        for _, until, pack, _ in packs:
             store_pack(self._workspace.archive, pack, until)
             self._workspace.catalog.mark_stored(pack.digest)
             self._result.packs.append(pack.digest)
 
-    def _claim(self, pack: Pack, name: str, until: datetime, leaves: Sequence[Leaf]) -> None:
-        self._workspace.catalog.claim_pack(
-            {
-                "digest": pack.digest,
-                "state": "claimed",
-                "evidence_class": name,
-                "retain_until": until,
-                "claimed_at": self._collected_at,
-                "size": len(pack.data),
-                "members": len(leaves),
-            },
-            [catalog_row(leaf, pack.digest) for leaf in leaves],
-        )
+    def _settled(self, chunk: Iterable[_Group]) -> Iterator[tuple[_Found, Judgement]]:
+        for group in chunk:
+            if group.judging is None:
+                yield from ((found, self._set_aside(found)) for found in group.found)
+            else:
+                yield from zip(group.found, group.judging.result(), strict=True)
 
     def _count(self, found: _Found, judgement: Judgement) -> None:
         tally = self._result.of(found.attachment.candidate.subject)
@@ -514,13 +565,30 @@ def catalog_row(leaf: Leaf, pack: str) -> dict[str, Any]:
     }
 
 
-def _speaking(attachment: Attachment) -> Iterator[_Found]:
+def _chunks(groups: Iterable[_Group]) -> Iterator[list[_Group]]:
+    """What is packed and claimed together."""
+    chunk: list[_Group] = []
+    size = 0
+    for group in groups:
+        chunk.append(group)
+        size += group.size
+        if size >= _CHUNK:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _speaking(attachment: Attachment) -> list[_Found]:
     """What of an attachment is evidence: each layer that speaks, else the manifest itself."""
-    speaking = [layer for layer in attachment.layers if layer.kind != "other"]
-    for layer in speaking:
-        yield _Found(attachment, layer.data, layer.kind)
-    if not speaking:
-        yield _Found(attachment, attachment.manifest.data, "other")
+    kinds = [(layer.kind, layer) for layer in attachment.layers]
+    # The same bytes under two names are one piece of evidence, a bundle before all else.
+    speaking = {
+        layer.descriptor.digest: _Found(attachment, layer.data, kind)
+        for kind, layer in sorted(kinds, key=lambda pair: pair[0], reverse=True)
+        if kind != "other"
+    }
+    return list(speaking.values()) or [_Found(attachment, attachment.manifest.data, "other")]
 
 
 def _artifact_type(attachment: Attachment) -> str:

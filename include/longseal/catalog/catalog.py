@@ -12,6 +12,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     Select,
+    case,
     create_engine,
     delete,
     event,
@@ -23,7 +24,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 from sqlalchemy.orm import Session
 
 from longseal.catalog.models import (
@@ -35,12 +36,14 @@ from longseal.catalog.models import (
     Pack,
     Seal,
 )
-from longseal.errors import SettingsError, VerificationError
+from longseal.errors import RetryableError, SettingsError, VerificationError
 
 HEAD: Final = "0001"
 """The newest migration; a catalog at it is opened without loading Alembic."""
 
 _BATCH = 500
+_PLACE: Final = ("source", "repository", "image", "manifest", "bundle")
+"""What makes a piece of evidence one."""
 
 Row = TypeVar("Row", bound=Base)
 Item = TypeVar("Item")
@@ -67,25 +70,33 @@ class Catalog:
             if engine.dialect.name == "sqlite":
                 event.listen(engine, "connect", _tune_sqlite)
             _migrate(engine)
-        except (ArgumentError, NoSuchModuleError, OSError) as err:
+        except ValueError:
+            # Its text may quote what follows a colon, and that may be the password.
+            raise SettingsError("catalog", "not a database URL: its port is no number") from None
+        except (ArgumentError, ImportError, NoSuchModuleError, OSError) as err:
             raise SettingsError("catalog", f"not a database that can be used: {err}") from err
-        except OperationalError as err:
-            reason = str(err.orig).strip().partition("\n")[0]
-            raise SettingsError("catalog", f"the database does not answer: {reason}") from err
+        except DBAPIError as err:
+            raise SettingsError("catalog", f"the database cannot be used: {_said(err)}") from err
         return cls(engine)
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """A transaction: committed at the end, rolled back on any error."""
-        with Session(self._engine, expire_on_commit=False) as session, session.begin():
-            yield session
+        """A transaction: committed at the end, rolled back on any error.
+
+        :raises RetryableError: the database is gone, busy, or gave the way to another transaction
+        """
+        try:
+            with Session(self._engine, expire_on_commit=False) as session, session.begin():
+                yield session
+        except OperationalError as err:
+            raise RetryableError(f"the catalog's database did not do it: {_said(err)}") from err
 
     # -- harvest -----------------------------------------------------------------------------
 
     def known_manifests(
         self, source: str, repository: str, images: Collection[str]
     ) -> dict[str, set[str]]:
-        """By image, the attachments whose evidence is safe in the archive already."""
+        """By image, the attachments whose evidence is safe in the archive already, all of it."""
         known: dict[str, set[str]] = {}
         with self.session() as session:
             for part in _parts(sorted(images)):
@@ -96,8 +107,10 @@ class Catalog:
                         Evidence.source == source,
                         Evidence.repository == repository,
                         Evidence.image.in_(part),
-                        Pack.state == "stored",
                     )
+                    .group_by(Evidence.image, Evidence.manifest)
+                    # One layer of an attachment may lie in a pack that is only claimed.
+                    .having(func.count(case((Pack.state != "stored", 1))) == 0)
                 )
                 for image, manifest in rows:
                     known.setdefault(image, set()).add(manifest)
@@ -122,6 +135,19 @@ class Catalog:
                     held.setdefault(image, set()).add(manifest)
         return held
 
+    def held_images(self, source: str) -> dict[str, set[str]]:
+        """By repository, the images that have an attachment which should still be there."""
+        held: dict[str, set[str]] = {}
+        with self.session() as session:
+            rows = session.execute(
+                select(Evidence.repository, Evidence.image)
+                .where(Evidence.source == source, Evidence.tombstone.is_(None))
+                .distinct()
+            )
+            for repository, image in rows:
+                held.setdefault(repository, set()).add(image)
+        return held
+
     def records(self, source: str, repository: str, images: Collection[str]) -> dict[str, str]:
         """By image, the completeness record of the last search."""
         with self.session() as session:
@@ -141,23 +167,27 @@ class Catalog:
         """Note how the search for each image's attestations ended; columns of :class:`Image`."""
         self._upsert(Image, images, ("source", "repository", "digest"))
 
-    def claim_pack(self, pack: dict[str, Any], evidence: Sequence[dict[str, Any]]) -> None:
-        """Note what a pack will hold, before it is written.
+    def claim_packs(
+        self, packs: Sequence[dict[str, Any]], evidence: Sequence[dict[str, Any]]
+    ) -> None:
+        """Note what packs will hold, before they are written; columns of both tables.
 
         Evidence whose pack is stored keeps its place; evidence of a claim that never came to be
-        moves over. So two harvests of one registry at once do no harm.
+        moves over. So two harvests of one registry at once do no harm: they take rows in one order.
         """
+        lost = select(Pack.digest).where(Pack.state == "claimed")
+        statement = self._insert(Evidence)
+        moved = {name: statement.excluded[name] for name in evidence[0] if name not in _PLACE}
         with self.session() as session:
-            session.execute(self._insert(Pack).values(pack).on_conflict_do_nothing())
-            lost = select(Pack.digest).where(Pack.state == "claimed")
-            statement = self._insert(Evidence)
-            key = ["source", "repository", "image", "manifest", "bundle"]
-            moved = {name: statement.excluded[name] for name in evidence[0] if name not in key}
+            session.execute(
+                self._insert(Pack).on_conflict_do_nothing(),
+                sorted(packs, key=lambda pack: str(pack["digest"])),
+            )
             session.execute(
                 statement.on_conflict_do_update(
-                    index_elements=key, set_=moved, where=Evidence.pack.in_(lost)
+                    index_elements=_PLACE, set_=moved, where=Evidence.pack.in_(lost)
                 ),
-                evidence,
+                sorted(evidence, key=lambda row: [str(row[name]) for name in _PLACE]),
             )
 
     def mark_stored(self, digest: str) -> None:
@@ -349,7 +379,8 @@ class Catalog:
         changed = {name: statement.excluded[name] for name in rows[0] if name not in key}
         with self.session() as session:
             session.execute(
-                statement.on_conflict_do_update(index_elements=list(key), set_=changed), rows
+                statement.on_conflict_do_update(index_elements=list(key), set_=changed),
+                sorted(rows, key=lambda row: [str(row[name]) for name in key]),
             )
 
 
@@ -359,10 +390,15 @@ def _parts(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
         yield items[start : start + _BATCH]
 
 
+def _said(err: DBAPIError) -> str:
+    """What the database said, without the statement and its values."""
+    return str(err.orig).strip().partition("\n")[0]
+
+
 def _tune_sqlite(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA busy_timeout=60000")
+    cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
 
@@ -373,6 +409,7 @@ def _migrate(engine: Engine) -> None:
             return
     from alembic import command
     from alembic.config import Config
+    from alembic.util import CommandError
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
@@ -380,7 +417,12 @@ def _migrate(engine: Engine) -> None:
         _lock(connection)
         if _version(connection) != HEAD:
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            try:
+                command.upgrade(config, "head")
+            except CommandError as err:
+                raise SettingsError(
+                    "catalog", f"its tables are of another Longseal: use a newer one ({err})"
+                ) from err
         connection.commit()
 
 
