@@ -113,9 +113,7 @@ class Tally:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Tally:
         """The inverse of :meth:`to_json`; what else is in ``value`` is left aside."""
-        return cls(
-            **{name: value[name] for name in _COUNTS}, rejected=Counter(value["rejected"])
-        )
+        return cls(**{name: value[name] for name in _COUNTS}, rejected=Counter(value["rejected"]))
 
 
 @dataclass(slots=True)
