@@ -58,11 +58,11 @@ class Ceremony:
 
         :returns: the bytes claimed, the only ones that may ever be signed here
         """
-        try:
-            self._workspace.store(self._key(STATEMENT), statement)
-        except ConflictError:
-            return self.statement()
-        return statement
+        # Storing the same bytes again would lengthen their retention: a rerun writes nothing.
+        if not self.claimed:
+            with suppress(ConflictError):
+                self._workspace.store(self._key(STATEMENT), statement)
+        return self.statement()
 
     def statement(self) -> bytes:
         """The bytes claimed.

@@ -30,7 +30,7 @@ from longseal.archive.leaf import Leaf
 from longseal.archive.pack import load_pack
 from longseal.canonical import canonical_json, digest_of, sha256_hex, timestamp
 from longseal.catalog.models import Seal
-from longseal.errors import RefusedError, VerificationError
+from longseal.errors import RefusedError, RetryableError, VerificationError
 from longseal.seal.ceremony import (
     BUNDLE,
     Ceremony,
@@ -90,7 +90,8 @@ class Reseal:
     def ceremony(self) -> Ceremony:
         """The period's claimed attempt.
 
-        :raises RefusedError: nothing is claimed, or another period is
+        :raises RefusedError: nothing is claimed
+        :raises RetryableError: another period is claimed, and not published yet
         """
         found = self._claimed()
         if found is None:
@@ -128,7 +129,7 @@ class Reseal:
         ceremony = Ceremony(self._workspace, folder)
         claimed = Statement.parse(ceremony.statement()).predicate["period"]
         if claimed != self.period.name:
-            raise RefusedError(
+            raise RetryableError(
                 f"{folder} is claimed by the period {claimed} and not published yet:"
                 f" finish that first (longseal reseal --period {claimed})"
             )

@@ -51,10 +51,10 @@ class LongsealAuditOperator(LongsealOperator):
         return {"result": report.state.value, "checks": dict(checks), **summary(workspace)}
 
 
-def _share(value: float | str) -> float:
+def _share(value: Any) -> float:
     try:
         share = float(value)
-    except ValueError:
+    except (TypeError, ValueError):
         share = -1.0
     if not 0 <= share <= 1:
         raise RefusedError(f"share: expected a number from 0 to 1, found {str(value)[:20]!r}")

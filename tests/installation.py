@@ -1,0 +1,93 @@
+"""Longseal installed in a folder: settings, and everything that they name."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from longseal.registry.layout import LayoutRegistry
+from longseal.seal.signers.file import FileSigner
+from longseal.settings import load
+from longseal.workspace import Workspace
+from tests.doubles.timestamp_authority import TimestampAuthorityDouble
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+ISSUER, IDENTITY = "http://localhost:18100", "ci@stella.example"
+FILES_OF_RUNS = ("archive", "registry", "ship")
+
+
+@dataclass
+class Installation:
+    """Made in ``folder``: a key file, an empty archive, a folder for a volume.
+
+    :param changes: top-level settings in place of the usual ones; None leaves one out
+    """
+
+    folder: Path
+    authority: TimestampAuthorityDouble
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in FILES_OF_RUNS:
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        FileSigner.create(self.folder / "org.pem")
+        self.write(**self.changes)
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "longseal.yaml"
+
+    def write(self, **changes: Any) -> None:
+        """Write the settings, with ``changes``."""
+        usual = {
+            "organisation": "stella.example",
+            "catalog": "sqlite:///catalog.db",
+            "archive": {"kind": "directory", "path": "archive"},
+            "trust": {"trusted_root": str(EXAMPLES / "trusted_root.json")},
+            "registries": [{"name": "exported", "layout": "registry"}],
+            "policy": [
+                {
+                    "repositories": ["corp/*"],
+                    "predicates": ["https://stella-ops.example/**"],
+                    "identities": [{"issuer": ISSUER, "identity": IDENTITY}],
+                }
+            ],
+            "signer": {"kind": "file", "path": "org.pem"},
+            "timestamps": [
+                {"url": self.authority.url, "certificates": str(self.authority.chain_path)}
+            ],
+            "sites": [
+                {"name": "ship", "kind": "volume", "path": "ship", "repositories": ["corp/*"]}
+            ],
+        }
+        found = {name: one for name, one in {**usual, **changes}.items() if one is not None}
+        # By way of JSON, since YAML would name what stands in it twice, and that is refused.
+        plain = json.loads(json.dumps(found))
+        self.config.write_text(yaml.safe_dump(plain, sort_keys=False))
+
+    def workspace(self) -> Workspace:
+        return Workspace(load(self.config, {}))
+
+    def registry(self) -> LayoutRegistry:
+        """What harvest finds under ``registry``."""
+        return LayoutRegistry("exported", self.folder / "registry")
+
+    def files(self) -> dict[str, tuple[int, int]]:
+        """Every file that a run may write but the catalog, with its inode and time of change."""
+        return {
+            str(path.relative_to(self.folder)): (path.stat().st_ino, path.stat().st_mtime_ns)
+            for name in FILES_OF_RUNS
+            for path in (self.folder / name).rglob("*")
+            if path.is_file()
+        }
+
+    def key_operations(self) -> int:
+        """What the ledger has of the key's operations."""
+        return sum(
+            int(entry.details["operations"])
+            for entry in self.workspace().ledger.walk()
+            if entry.action == "key.operation.ended"
+        )

@@ -1,0 +1,94 @@
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from tests.installation import Installation
+from tests.plugins.conftest import Take
+from tests.retired import REPOSITORY, retire
+
+from longseal_airflow.operators.prune import LongsealPlanPruneOperator, LongsealPruneOperator
+
+APPROVAL = {
+    "chosen_options": ["Approve"],
+    "params_input": {},
+    "responded_at": datetime(2026, 11, 24, tzinfo=UTC),
+    "responded_by_user": {"id": "7", "name": "grace"},
+}
+
+
+def test_the_plan_is_skipped_and_nothing_signed_where_nothing_is_due(
+    take: Take, installation: Installation
+) -> None:
+    with pytest.raises(AirflowSkipException):
+        take(LongsealPlanPruneOperator)
+    assert installation.files().keys() == {
+        name for name in installation.files() if name.startswith("registry/")
+    }
+
+
+def test_an_approved_plan_is_carried_out_once(take: Take, installation: Installation) -> None:
+    manifest = retire(installation)
+    planned = take(LongsealPlanPruneOperator)
+    assert planned == {
+        "plan": planned["plan"],
+        "items": 1,
+        "by_repository": {f"exported/{REPOSITORY}": 1},
+        "key_operations": 1,
+    }
+    assert take(LongsealPlanPruneOperator) == {**planned, "key_operations": 0}
+    assert installation.registry().manifest(REPOSITORY, manifest) is not None
+
+    done = take(LongsealPruneOperator, plan=planned["plan"], approval=APPROVAL)
+    assert (done["deleted"], done["key_operations"]) == (1, 1)
+    assert installation.registry().manifest(REPOSITORY, manifest) is None
+    deleted = [
+        entry.details
+        for entry in installation.workspace().ledger.walk()
+        if entry.action == "prune.deleted"
+    ]
+    assert [one["approver"] for one in deleted] == ["grace (7)"]
+
+    before = installation.files()
+    again = take(LongsealPruneOperator, plan=planned["plan"], approval=APPROVAL)
+    assert again == {**done, "key_operations": 0}
+    assert installation.files() == before
+    with pytest.raises(AirflowSkipException):
+        take(LongsealPlanPruneOperator)
+
+
+@pytest.mark.parametrize(
+    "approval",
+    [
+        None,
+        {},
+        "None",
+        {**APPROVAL, "chosen_options": ["Reject"]},
+        {**APPROVAL, "chosen_options": []},
+        {**APPROVAL, "responded_by_user": None},
+        {**APPROVAL, "responded_by_user": {"id": "", "name": "grace"}},
+    ],
+)
+def test_nothing_is_deleted_that_nobody_approved(
+    take: Take, installation: Installation, approval: Any
+) -> None:
+    manifest = retire(installation)
+    planned = take(LongsealPlanPruneOperator)
+    with pytest.raises(AirflowFailException, match="nobody approved this plan"):
+        take(LongsealPruneOperator, plan=planned["plan"], approval=approval)
+    assert installation.registry().manifest(REPOSITORY, manifest) is not None
+
+
+@pytest.mark.parametrize("plan", ["", "None", None])
+def test_a_plan_that_came_out_empty_is_refused(take: Take, plan: Any) -> None:
+    with pytest.raises(AirflowFailException, match="plan: expected a str"):
+        take(LongsealPruneOperator, plan=plan, approval=APPROVAL)
+
+
+def test_a_document_that_is_no_signed_plan_is_not_carried_out(
+    take: Take, installation: Installation
+) -> None:
+    document = b'{"createdAt":"2026-11-24T00:00:00Z","items":[]}'
+    digest = installation.workspace().keep(document)
+    with pytest.raises(AirflowFailException, match="is not signed: plan first"):
+        take(LongsealPruneOperator, plan=digest, approval=APPROVAL)

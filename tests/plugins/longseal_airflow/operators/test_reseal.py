@@ -1,0 +1,162 @@
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+from tests.doubles.timestamp_authority import TimestampAuthorityDouble
+from tests.installation import Installation
+from tests.plugins.conftest import Take, Taken, dag_run
+
+from longseal.errors import RetryableError, TimestampError
+from longseal.harvest import harvest, plan
+from longseal_airflow.assets import SEALS
+from longseal_airflow.operators.reseal import (
+    LongsealAttachImageStatementsOperator,
+    LongsealCheckOperator,
+    LongsealFreezeOperator,
+    LongsealLogOperator,
+    LongsealPublishOperator,
+    LongsealRecheckOperator,
+    LongsealSignImageStatementsOperator,
+    LongsealSignOperator,
+    LongsealTimestampOperator,
+)
+
+STEPS = (
+    LongsealFreezeOperator,
+    LongsealRecheckOperator,
+    LongsealSignOperator,
+    LongsealTimestampOperator,
+    LongsealLogOperator,
+    LongsealCheckOperator,
+    LongsealPublishOperator,
+    LongsealSignImageStatementsOperator,
+    LongsealAttachImageStatementsOperator,
+)
+
+
+@pytest.fixture
+def harvested(installation: Installation) -> Installation:
+    workspace = installation.workspace()
+    for batch in plan(workspace)[0]:
+        harvest(workspace, batch)
+    return installation
+
+
+def test_the_steps_seal_a_release_with_one_key_operation_each(
+    take: Take, taken: Taken, harvested: Installation
+) -> None:
+    results: dict[str, Any] = {}
+    for step in STEPS:
+        results[step.__name__] = take(step, period="r-one")
+        if step is LongsealPublishOperator:
+            event = taken.event(SEALS)
+    published = results["LongsealPublishOperator"]
+    assert (published["sequence"], published["size"], published["sealed"]) == (1, 20, True)
+    assert event == {
+        name: published[name] for name in ("period", "sequence", "root", "size", "seal")
+    }
+    assert results["LongsealSignOperator"]["key_operations"] == 1
+    assert results["LongsealSignImageStatementsOperator"] == {
+        "image_statements": 1,
+        "key_operations": 1,
+    }
+    assert results["LongsealAttachImageStatementsOperator"] == {"attached": 4, "removed": 0}
+    assert harvested.key_operations() == 2
+
+    before = harvested.files()
+    again = {step.__name__: take(step, period="r-one") for step in STEPS}
+    assert again["LongsealPublishOperator"] == published
+    assert again["LongsealAttachImageStatementsOperator"] == {"attached": 0, "removed": 0}
+    assert harvested.files() == before
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("run_type", ["manual", "operator_triggered", "asset_triggered"])
+def test_a_run_that_nobody_dated_must_name_its_period(take: Take, step: Any, run_type: str) -> None:
+    with pytest.raises(AirflowFailException, match=r"^period: a manual run names what it seals"):
+        take(
+            step, period="{{ params.period or '' }}", params={"period": None}, run=dag_run(run_type)
+        )
+
+
+@pytest.mark.parametrize("run_type", ["scheduled", "backfill"])
+def test_a_dated_run_seals_the_month_of_its_interval(
+    take: Take, harvested: Installation, run_type: str
+) -> None:
+    month = datetime(2026, 9, 1, tzinfo=UTC)
+    frozen = take(LongsealFreezeOperator, period="", run=dag_run(run_type, month))
+    assert (frozen["period"], frozen["size"]) == ("2026-09", 0)
+
+
+def test_a_backfill_that_names_one_period_for_all_its_months_is_refused(take: Take) -> None:
+    with pytest.raises(AirflowFailException, match="takes its month from its dates"):
+        take(LongsealFreezeOperator, period="r-one", run=dag_run("backfill"))
+
+
+@pytest.mark.parametrize(
+    ("period", "message"),
+    [("2999-01", "which is not over"), ("2026-13", "expected a period as"), ("r-A", "r-A")],
+)
+def test_what_is_no_finished_period_is_refused(take: Take, period: str, message: str) -> None:
+    with pytest.raises(AirflowFailException, match=message):
+        take(LongsealFreezeOperator, period=period)
+
+
+def test_a_period_waits_for_the_one_that_is_claimed(take: Take, harvested: Installation) -> None:
+    take(LongsealFreezeOperator, period="r-one")
+    with pytest.raises(RetryableError, match="claimed by the period r-one and not published yet"):
+        take(LongsealFreezeOperator, period="r-two")
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (LongsealRecheckOperator, "freeze comes first"),
+        (LongsealSignOperator, "freeze comes first"),
+        (LongsealSignImageStatementsOperator, "publish comes first"),
+    ],
+)
+def test_a_step_out_of_turn_is_refused(take: Take, step: Any, message: str) -> None:
+    with pytest.raises(AirflowFailException, match=message):
+        take(step, period="r-one")
+
+
+def test_nothing_is_signed_that_was_not_rechecked(take: Take, harvested: Installation) -> None:
+    take(LongsealFreezeOperator, period="r-one")
+    with pytest.raises(AirflowFailException, match="recheck comes before sign"):
+        take(LongsealSignOperator, period="r-one")
+    assert harvested.key_operations() == 0
+
+
+def test_a_missing_key_fails_at_once_and_names_its_setting(
+    take: Take, harvested: Installation
+) -> None:
+    (harvested.folder / "org.pem").unlink()
+    with pytest.raises(AirflowFailException, match=r"signer\.path: cannot read the key file"):
+        take(LongsealFreezeOperator, period="r-one")
+
+
+def test_authorities_that_do_not_answer_are_asked_again(
+    take: Take, harvested: Installation, honest_authority: TimestampAuthorityDouble
+) -> None:
+    for step in STEPS[:3]:
+        take(step, period="r-one")
+    honest_authority.mode = "down"
+    try:
+        with pytest.raises(TimestampError):
+            take(LongsealTimestampOperator, period="r-one")
+    finally:
+        honest_authority.mode = "honest"
+    assert take(LongsealTimestampOperator, period="r-one")["silent_authorities"] == {}
+
+
+def test_an_image_that_takes_no_statement_is_tried_again(
+    take: Take, harvested: Installation
+) -> None:
+    for step in STEPS[:-1]:
+        take(step, period="r-one")
+    (harvested.folder / "registry").rename(harvested.folder / "away")
+    (harvested.folder / "registry").mkdir()
+    with pytest.raises(RetryableError, match=r"^4 images took no statement, the first corp/a-svc0"):
+        take(LongsealAttachImageStatementsOperator, period="r-one")
