@@ -25,9 +25,9 @@ def evidence_class(retention: RetentionSettings, leaf: Leaf) -> RetentionClass:
 def retain_until(keep: Duration, leaf: Leaf) -> datetime:
     """The first moment of the month after the one in which ``keep`` ends.
 
-    Whole months, so that packs of one month share a date; counted from the collection where that is
-    later than the signing, since the archive holds it from then on.
+    Whole months, so that packs of one month share a date; counted from the collection, since the
+    archive holds it from then on, and since the clock of whoever dated it may be wrong.
     """
-    end = keep.after(max(leaf.signed_at, leaf.collected_at))
+    end = keep.after(leaf.collected_at)
     month = end.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     return Duration(1, "month").after(month)

@@ -946,6 +946,8 @@ def test_a_pack_holds_one_verdict_and_its_date_is_pinned(
     subject = image(place.registry, "v1")
     attached(place.registry, subject, sigstore.attest(subject.digest, at=SIGNED))
     attached(place.registry, subject, sigstore.attest(digest_of(b"another"), at=SIGNED))
+    future = datetime(2034, 1, 1, tzinfo=UTC)
+    attached(place.registry, subject, sigstore.attest(subject.digest, at=future))
     workspace = place.open()
     found = harvest_all(workspace)
     packs = {digest: workspace.catalog.pack(digest) for digest in found.packs}
