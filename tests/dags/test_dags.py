@@ -1,0 +1,161 @@
+import json
+from copy import copy
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk import DAG
+from airflow.sdk.api.datamodels._generated import DagRunType
+from airflow.sdk.exceptions import ParamValidationError
+from tests.airflow_home import Airflow
+
+IDS = {"harvest", "reseal", "prune", "mirror", "audit"}
+
+
+@pytest.fixture(scope="module")
+def dags(airflow: Airflow) -> dict[str, DAG]:
+    bag = DagBag()
+    assert bag.import_errors == {}
+    return {name.removeprefix("longseal_"): dag for name, dag in bag.dags.items()}
+
+
+def queues(dag: DAG) -> dict[str, set[str]]:
+    """Tasks by queue."""
+    found: dict[str, set[str]] = {}
+    for task in dag.tasks:
+        found.setdefault(task.queue, set()).add(task.task_id)
+    return found
+
+
+def test_there_are_five_dags(dags: dict[str, DAG]) -> None:
+    assert set(dags) == IDS
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_a_dag_says_what_it_is_and_whose(dags: dict[str, DAG], name: str) -> None:
+    dag = dags[name]
+    assert dag.owner == "longseal"
+    assert "longseal" in dag.tags
+    assert dag.doc_md is not None
+    assert dag.doc_md.strip().startswith(f"### {name.capitalize()}")
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_tasks_back_off_before_they_are_tried_again(dags: dict[str, DAG], name: str) -> None:
+    for task in dags[name].tasks:
+        assert task.retries == (0 if task.task_id == "approve" else 3), task
+        assert task.retry_delay == timedelta(minutes=2)
+        assert task.retry_exponential_backoff == 2.0
+        assert task.max_retry_delay == timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "timetable", "expression"),
+    [
+        ("harvest", "CronTriggerTimetable", "7 * * * *"),
+        ("reseal", "CronDataIntervalTimetable", "0 0 1 * *"),
+        ("prune", "CronDataIntervalTimetable", "0 6 2 * *"),
+        ("mirror", "CronTriggerTimetable", "30 4 * * *"),
+        ("audit", "CronTriggerTimetable", "0 5 * * 1"),
+    ],
+)
+def test_timetables_are_explicit(
+    dags: dict[str, DAG], name: str, timetable: str, expression: str
+) -> None:
+    found: Any = dags[name].timetable
+    assert (type(found).__name__, found.expression) == (timetable, expression)
+    assert str(found.timezone) == "UTC"
+
+
+def test_one_run_at_a_time_where_runs_write(dags: dict[str, DAG]) -> None:
+    assert {name for name, dag in dags.items() if dag.max_active_runs == 1} == IDS - {"audit"}
+
+
+def test_months_are_sealed_in_their_order_and_none_is_left_out(dags: dict[str, DAG]) -> None:
+    reseal = dags["reseal"]
+    assert reseal.catchup
+    assert {task.task_id for task in reseal.tasks if task.depends_on_past} == {"freeze"}
+    assert reseal.get_task("freeze").wait_for_downstream
+
+
+def test_the_steps_of_a_seal_follow_each_other(dags: dict[str, DAG]) -> None:
+    assert [task.task_id for task in dags["reseal"].topological_sort()] == [
+        "freeze",
+        "recheck",
+        "sign",
+        "timestamp",
+        "log",
+        "check",
+        "publish",
+        "sign_image_statements",
+        "attach_image_statements",
+    ]
+    assert all(len(task.downstream_task_ids) <= 1 for task in dags["reseal"].tasks)
+
+
+def test_what_needs_the_key_runs_where_it_is(dags: dict[str, DAG]) -> None:
+    signing = {name: queues(dag).get("signing", set()) for name, dag in dags.items()}
+    assert signing == {
+        "harvest": set(),
+        "reseal": {"freeze", "recheck", "sign", "sign_image_statements"},
+        "prune": {"plan", "prune"},
+        "mirror": {"finish"},
+        "audit": set(),
+    }
+
+
+def test_a_backfill_never_prunes(dags: dict[str, DAG]) -> None:
+    allowed = dags["prune"].allowed_run_types
+    assert allowed == {DagRunType.SCHEDULED, DagRunType.MANUAL}
+
+
+def test_a_prune_waits_for_its_approval(dags: dict[str, DAG]) -> None:
+    prune = dags["prune"]
+    assert prune.get_task("prune").upstream_task_ids == {"approve"}
+    assert prune.get_task("approve").upstream_task_ids == {"plan"}
+    assert prune.get_task("prune").trigger_rule == "all_success"
+    # A plan may be carried out for a week.
+    assert prune.get_task("approve").response_timeout == timedelta(days=6)
+
+
+@pytest.mark.parametrize("period", ["2026-10", "2026-10.1", "r-one", None])
+def test_a_period_is_accepted(dags: dict[str, DAG], period: str | None) -> None:
+    params = copy(dags["reseal"].params)
+    params["period"] = period
+    assert params["period"] == period
+
+
+@pytest.mark.parametrize("period", ["2026-13", "october", "", "r-", "2026-10 ", 7])
+def test_what_is_no_period_is_refused(dags: dict[str, DAG], period: Any) -> None:
+    params = copy(dags["reseal"].params)
+    with pytest.raises(ParamValidationError):
+        params["period"] = period
+
+
+def test_airflow_lists_no_import_errors(airflow: Airflow) -> None:
+    assert "No data found" in airflow("dags", "list-import-errors")
+
+
+def test_a_backfill_lists_its_months(airflow: Airflow) -> None:
+    printed = airflow(
+        *("backfill", "create", "--dag-id", "longseal_reseal", "--dry-run"),
+        *("--from-date", "2026-01-01", "--to-date", "2026-04-01"),
+        *("--max-active-runs", "1", "--reprocess-behavior", "failed"),
+    )
+    months = [f"{datetime(2026, month, 1, tzinfo=UTC):%Y-%m-%d} 00:00:00" for month in range(1, 5)]
+    assert [month for month in months if month in printed] == months
+    assert "2025-12" not in printed
+    assert "2026-05" not in printed
+
+
+def test_plugins_load_and_nothing_is_executed_under_a_bare_name(airflow: Airflow) -> None:
+    script = (
+        "import json, sys, airflow.plugins_manager as plugins;"
+        "print(json.dumps([[one.name for one in plugins._get_plugins()[0]],"
+        " plugins.get_import_errors(), [*{'base', 'harvest', 'provider_info'} & {*sys.modules}]]))"
+    )
+    names, errors, bare = json.loads(airflow.python("-c", script).stdout.splitlines()[-1])
+    assert "longseal" in names
+    assert errors == {}
+    assert bare == []
