@@ -37,7 +37,7 @@ from longseal.seal.bundle import MEDIA_TYPE
 from longseal.seal.ceremony import organisation_key
 from longseal.seal.keys import fingerprint
 from longseal.seal.signers.file import FileSigner
-from longseal.settings import load
+from longseal.settings import Pkcs11SignerSettings, load
 from longseal.workspace import Workspace
 
 ROOT = Path(__file__).parent.parent
@@ -200,7 +200,7 @@ def _report(workspace: Workspace, steps: Steps, verified: dict[str, Any], key: s
         "quarantined": "\n".join(f"{row.image[:19]}… {row.reason}" for row in rejected) or "0",
         "sealed": f"{seal.size} attestations in seal {seal.sequence} ({seal.period}),"
         f" root {seal.root[:16]}…, {seal.digest[:19]}…",
-        "key": f"{key}\n{workspace.settings.signer}".partition("(")[0],
+        "key": f"{_kind(workspace)} {key}",
         "key operations": ledger.detail,
         "mirrored": f"{delivery.images} images to ship-3, inventory {delivery.sequence}",
         "verified offline": f"{verified['result']}: {len(attested)} attestations,"
@@ -217,6 +217,11 @@ def _report(workspace: Workspace, steps: Steps, verified: dict[str, Any], key: s
         f"\nTo verify the volume again, with no network:\n  unshare -rn {_bin('longseal')} verify "
         f"{(HOME / 'ship-3').relative_to(ROOT)} --key {key}"
     )
+
+
+def _kind(workspace: Workspace) -> str:
+    pkcs11 = isinstance(workspace.settings.signer, Pkcs11SignerSettings)
+    return "in SoftHSM," if pkcs11 else "in a file, NOT FOR PRODUCTION,"
 
 
 def _bin(name: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from longseal.registry.layout import LayoutRegistry
+from longseal.seal.reseal import Reseal
 from longseal.seal.signers.file import FileSigner
 from longseal.settings import load
 from longseal.workspace import Workspace
@@ -17,6 +18,17 @@ from tests.doubles.timestamp_authority import TimestampAuthorityDouble
 EXAMPLES = Path(__file__).parents[1] / "examples"
 ISSUER, IDENTITY = "http://localhost:18100", "ci@stella.example"
 FILES_OF_RUNS = ("archive", "registry", "ship")
+
+
+STEPS = ("freeze", "recheck", "sign", "timestamp", "log", "check", "publish")
+
+
+def seal(workspace: Workspace, period: str) -> Reseal:
+    """All steps of sealing ``period``."""
+    reseal = Reseal(workspace, period)
+    for step in STEPS:
+        getattr(reseal, step)()
+    return reseal
 
 
 @dataclass

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from longseal.canonical import timestamp
 from longseal.errors import RefusedError
 
 _MONTH = re.compile(r"(\d{4})-(0[1-9]|1[0-2])(?:\.([1-9]\d{0,3}))?")
@@ -36,13 +35,12 @@ class Period:
             year, month = int(match[1]), int(match[2])
             if year == 0:
                 raise RefusedError("there is no year 0000")
-            end = datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
-            if end > now:
+            if (year, month) >= (now.year, now.month):
                 raise RefusedError(
-                    f"the period {name} ends {timestamp(end)}, which is not over: seal it then,"
-                    " or name a release (r-NAME) for all so far"
+                    f"the month {year:04}-{month:02} is not over: seal it then, or name a release"
+                    " (r-NAME) for all so far"
                 )
-            return cls(name, end)
+            return cls(name, datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC))
         if _RELEASE.fullmatch(name):
             return cls(name, None)
         raise RefusedError(f"expected a period as {FORMS}, found {name[:80]!r}")

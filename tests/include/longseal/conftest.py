@@ -1,8 +1,14 @@
 """Real material beside the repository; tests over it skip where it is not at hand."""
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.doubles.timestamp_authority import TimestampAuthorityDouble
+from tests.installation import EXAMPLES, Installation
+
+from longseal import harvest
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 
@@ -24,3 +30,33 @@ def _data(name: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"no ../shared/data/{name} beside the repository")
     return folder
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TimestampAuthorityDouble]:
+    """One timestamp authority for all tests; a test that changes its mode changes it back."""
+    with TimestampAuthorityDouble(tmp_path_factory.mktemp("tsa")) as double:
+        yield double
+
+
+@pytest.fixture(scope="session")
+def harvested_once(
+    tmp_path_factory: pytest.TempPathFactory, authority: TimestampAuthorityDouble
+) -> Installation:
+    folder = tmp_path_factory.mktemp("harvested")
+    installation = Installation(folder, authority)
+    shutil.copytree(EXAMPLES / "registry", folder / "registry", dirs_exist_ok=True)
+    workspace = installation.workspace()
+    for batch in harvest.plan(workspace)[0]:
+        harvest.harvest(workspace, batch)
+    return installation
+
+
+@pytest.fixture
+def harvested(harvested_once: Installation, tmp_path: Path) -> Installation:
+    """The examples' 20 images, harvested: 100 verified attestations, nothing sealed yet."""
+    folder = tmp_path / "installation"
+    shutil.copytree(harvested_once.folder, folder)
+    copy = object.__new__(Installation)
+    copy.folder, copy.authority, copy.changes = folder, harvested_once.authority, {}
+    return copy
