@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO, Final
 from urllib.parse import urlencode
 
@@ -75,6 +76,7 @@ class DistributionRegistry:
         self._patterns = tuple(patterns)
         self._http = Transport(url, credentials, ca_file, budget, retries, timeout, backoff)
         self._referrers_api: dict[str, bool] = {}
+        self._uploading = tuple(Lock() for _ in range(64))
 
     @property
     def name(self) -> str:
@@ -182,8 +184,13 @@ class DistributionRegistry:
         return self._http.request("HEAD", target, Scope(repository)).status == 200
 
     def put_blob(self, repository: str, digest: str, size: int, data: BinaryIO) -> None:
-        if self.has_blob(repository, digest):
-            return
+        # Threads that share a blob bring it once. docker-registry 2.8 writes a blob's link anew
+        # with each upload, and refuses manifests that name the blob meanwhile.
+        with self._uploading[hash((repository, digest)) % len(self._uploading)]:
+            if not self.has_blob(repository, digest):
+                self._upload(repository, digest, size, data)
+
+    def _upload(self, repository: str, digest: str, size: int, data: BinaryIO) -> None:
         scope = Scope(repository, write=True)
         begin = f"/v2/{repository}/blobs/uploads/"
         start = data.tell() if data.seekable() else None
@@ -222,7 +229,11 @@ class DistributionRegistry:
             allow=(200, 201, 202, 204, *_REFUSALS),
         )
         if answer.status in _REFUSALS:
-            raise self._refusal(f"store {reference} in", repository, answer)
+            refusal = self._refusal(f"store {reference} in", repository, answer)
+            if answer.code == "DIGEST_INVALID" and digest_of(manifest.data) == manifest.digest:
+                # Not true of these bytes: another client is uploading a blob that they name.
+                raise RegistryError(str(refusal))
+            raise refusal
         stored = _header_digest(answer)
         if stored is not None and stored != manifest.digest:
             raise RegistryError(

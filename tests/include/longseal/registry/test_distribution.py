@@ -729,6 +729,17 @@ def test_a_blob_is_stored_once(start: Start) -> None:
     assert put.headers["Content-Length"] == str(len(data))
 
 
+def test_threads_that_share_a_blob_send_it_once(start: Start) -> None:
+    server, registry = start(latency=0.05)
+    with ThreadPoolExecutor(8) as pool:
+
+        def put(_: int) -> None:
+            registry.put_blob("corp/app", digest_of(b"data"), 4, io.BytesIO(b"data"))
+
+        list(pool.map(put, range(8)))
+    assert server.count("PUT") == 1
+
+
 def test_a_blob_is_sent_again_when_the_upload_fails(start: Start) -> None:
     server, registry = start()
     server.fail("PUT", Failure(503), times=1)
@@ -781,6 +792,16 @@ def test_a_registry_that_stores_something_else_is_an_error(start: Start) -> None
     server.fail("PUT", Failure(201, {"Docker-Content-Digest": ABSENT}))
     with pytest.raises(RegistryError, match="stored"):
         registry.put_manifest("corp/app", Manifest(digest_of(b"{}"), OCI_MANIFEST, b"{}"))
+
+
+def test_a_digest_that_is_called_invalid_and_is_not_may_be_stored_later(start: Start) -> None:
+    server, registry = start()
+    error = json.dumps({"errors": [{"code": "DIGEST_INVALID"}]}).encode()
+    server.fail("PUT", Failure(400, body=error))
+    with pytest.raises(RegistryError, match="DIGEST_INVALID"):
+        registry.put_manifest("corp/app", Manifest(digest_of(b"{}"), OCI_MANIFEST, b"{}"))
+    with pytest.raises(RefusedError, match="DIGEST_INVALID"):
+        registry.put_manifest("corp/app", Manifest(ABSENT, OCI_MANIFEST, b"{}"))
 
 
 def test_a_tag_that_may_not_move_is_refused(start: Start) -> None:
