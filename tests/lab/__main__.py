@@ -23,12 +23,12 @@ registries:
   - {{name: main, url: "{main.url}", repositories: ["corp/*"]}}
 policy:
   - repositories: ["corp/*"]
-    predicates: ["https://stella-ops.example/*"]
+    predicates: ["https://stella-ops.example/**"]
     identities: [{{issuer: "{lab.issuer}", identity: {lab.identity}}}]
     max_certificate_minutes: 10
 signer: {{kind: pkcs11, uri: "{token.uri}"}}
 timestamps: [{{url: "{lab.tsa_url}", certificates: {lab.tsa_chain}}}]
-rekor: {{url: "{lab.rekor_url}"}}
+rekor: {{url: "{lab.rekor_url}", public_key: {lab.rekor_public_key}, origin: {lab.rekor_origin}}}
 retention: {{default: 24 months}}
 sites:
   - {{name: plant-7, kind: registry, url: "{site.url}", repositories: ["corp/*"]}}
@@ -71,6 +71,8 @@ def _up(folder: Path, images: int, attestations: int) -> None:
             made = lab.sign_many(main.url, images=images, attestations=attestations)
             seconds = time.monotonic() - started
             print(f"signed {len(made)} images, {attestations} times each, in {seconds:.1f} s\n")
+        for name in ("archive", "ship-3"):
+            (folder / name).mkdir()
         settings = folder / "longseal.yaml"
         settings.write_text(SETTINGS.format(**locals()))
         _describe(lab, running)
