@@ -28,7 +28,7 @@ LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 # Prometheus, tracing and the like are off; reads need no cache beside a local disk.
 DISTRIBUTION_CONFIG = """\
 version: 0.1
-log: {{level: error, accesslog: {{disabled: true}}}}
+log: {{level: error, accesslog: {{disabled: {silent}}}}}
 storage:
   filesystem: {{rootdirectory: {storage}}}
   delete: {{enabled: true}}
@@ -52,7 +52,7 @@ class Registry:
         return self.url.removeprefix("http://")
 
 
-def command(kind: Kind, folder: Path, port: int) -> list[str]:
+def command(kind: Kind, folder: Path, port: int, *, access_log: bool = False) -> list[str]:
     """The argv of a registry that keeps its content in `folder`, deletions enabled.
 
     `docker_registry` (Debian's 2.8.2) and `distribution` (v3) have no referrers API: clients write
@@ -64,18 +64,23 @@ def command(kind: Kind, folder: Path, port: int) -> list[str]:
     if kind == "referrers":
         return [tool("refregistry"), "-addr", address, "-dir", str(storage)]
     config = folder / "config.yml"
-    config.write_text(DISTRIBUTION_CONFIG.format(storage=storage, address=address))
+    silent = str(not access_log).lower()
+    text = DISTRIBUTION_CONFIG.format(storage=storage, address=address, silent=silent)
+    config.write_text(text)
     binary = tool("docker-registry" if kind == "docker_registry" else "registry")
     return [binary, "serve", str(config)]
 
 
 @contextmanager
-def registry(kind: Kind, folder: Path) -> Iterator[Registry]:
-    """Run a registry of one kind on a free port, with its content in `folder`."""
-    port = free_port()
+def registry(
+    kind: Kind, folder: Path, port: int | None = None, *, access_log: bool = False
+) -> Iterator[Registry]:
+    """Run a registry of one kind, on a free port unless told, with its content in `folder`."""
+    port = port or free_port()
     url = f"http://{HOST}:{port}"
     env = {"OTEL_TRACES_EXPORTER": "none"}
-    with start(kind, command(kind, folder, port), folder, url, ready="/v2/", env=env):
+    argv = command(kind, folder, port, access_log=access_log)
+    with start(kind, argv, folder, url, ready="/v2/", env=env):
         yield Registry(kind, url, folder)
 
 
