@@ -17,12 +17,14 @@ from longseal.canonical import (
     parse_object,
     sha256_hex,
 )
+from longseal.catalog.models import Evidence
 from longseal.errors import (
     RefusedError,
     SettingsError,
     UnsupportedError,
     VerificationError,
 )
+from longseal.seal.ceremony import organisation_key, seal_trusted_root
 from longseal.seal.keys import fingerprint, load_public_pem
 from longseal.seal.proof import Anchors, verify_seal, verify_statement
 from longseal.seal.published import SEAL, read_lines, read_seal
@@ -167,8 +169,6 @@ def _image(
         _read(given.seal_trusted_root, "--seal-trusted-root") if given.seal_trusted_root else None
     )
     if anchors is not None and root is None:
-        from longseal.seal.ceremony import seal_trusted_root
-
         root = seal_trusted_root(workspace())
     expected = Expectations(_engine(given, workspace), anchors, root)
     verify_image(report, registry, repository, digest, expected, utc_now())
@@ -186,10 +186,7 @@ def _known(report: Report, digest: str, workspace: Workspace) -> None:
     sealed: dict[int, set[str]] = {}
     for row in {row.id: row for row in rows}.values():
 
-        def check(row: object = row) -> str:
-            from longseal.catalog.models import Evidence
-
-            assert isinstance(row, Evidence)
+        def check(row: Evidence = row) -> str:
             evidence = {item.leaf.decode(): item for item in load_pack(workspace.archive, row.pack)}
             item = evidence.get(row.leaf)
             if item is None:
@@ -209,10 +206,7 @@ def _known(report: Report, digest: str, workspace: Workspace) -> None:
         report.attempt(f"{row.repository}@{row.image} {row.bundle[:19]}", check)
 
 
-def _where(workspace: Workspace, row: object, sealed: dict[int, set[str]]) -> str:
-    from longseal.catalog.models import Evidence
-
-    assert isinstance(row, Evidence)
+def _where(workspace: Workspace, row: Evidence, sealed: dict[int, set[str]]) -> str:
     text = ", not sealed yet"
     if row.seal is not None:
         if row.seal not in sealed:
@@ -232,15 +226,9 @@ def _anchors(given: Given, workspace: Callable[[], Workspace]) -> Anchors:
 
 
 def _key(given: Given, workspace: Callable[[], Workspace]) -> PublicKey:
-    if given.key is None:
-        from longseal.seal.ceremony import organisation_key
-
-        return organisation_key(workspace()).key
-    if is_digest(given.key):
-        from longseal.seal.ceremony import organisation_key
-
+    if given.key is None or is_digest(given.key):
         key = organisation_key(workspace()).key
-        if fingerprint(key) != given.key:
+        if given.key not in (None, fingerprint(key)):
             raise SettingsError("--key", f"the settings' key is {fingerprint(key)}")
         return key
     return load_public_pem(_read(Path(given.key), "--key"), "--key")
