@@ -7,7 +7,6 @@ from pathlib import Path
 
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
-from airflow.sdk.log import mask_secret
 
 from longseal.errors import SettingsError
 from longseal.settings import load
@@ -34,7 +33,7 @@ class LongsealHook(BaseHook):
         return Workspace(settings, secrets=self, actor=actor)
 
     def login(self, conn_id: str, setting: str) -> Login:
-        """Login and password of a connection; the password is masked in every log from here on.
+        """Login and password of a connection; Airflow masks the password in its logs.
 
         :raises SettingsError: naming ``setting``: no such connection, or it holds no login
         """
@@ -48,5 +47,4 @@ class LongsealHook(BaseHook):
             raise SettingsError(
                 setting, f"the Airflow connection {conn_id!r} needs a login and a password"
             )
-        mask_secret(connection.password)
         return Login(connection.login, connection.password)
