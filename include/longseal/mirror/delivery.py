@@ -23,7 +23,7 @@ from longseal.registry.attach import EMPTY, list_in_fallback
 from longseal.registry.copy import Copied, copy_manifest_tree
 from longseal.registry.interface import Manifest, Registry
 from longseal.registry.layout import LayoutRegistry
-from longseal.registry.model import EMPTY_CONFIG, OCI_MANIFEST, parse_manifest
+from longseal.registry.model import EMPTY_CONFIG, OCI_MANIFEST
 from longseal.settings import RegistrySiteSettings, SiteSettings
 from longseal.workspace import Workspace
 
@@ -32,6 +32,8 @@ WORKERS: Final = 8
 
 KIT_REPOSITORY: Final = "longseal-site"
 """Where a site that is a registry finds the kit: one artifact, tagged ``latest``."""
+
+TITLE: Final = "org.opencontainers.image.title"
 
 IMAGES: Final = "images"
 """The folder of a volume that holds one OCI image layout a repository."""
@@ -113,29 +115,27 @@ def _ship(source: Registry, target: Registry, shipment: Shipment) -> Copied:
     copied = Copied()
     for digest in (shipment.image, *shipment.referrers):
         copied += copy_manifest_tree(source, target, repository, repository, digest, workers=1)
-    listed = target.referrers(repository, shipment.image)
-    known = {item.digest for item in listed or ()}
-    for digest in shipment.referrers:
-        if digest not in known:
-            _list(target, repository, shipment.image, digest)
+    known: set[str] = set()
+    # A layout lists referrers by itself, and regctl reads only the fallback tag there.
+    if not isinstance(target, LayoutRegistry):
+        known = {item.digest for item in target.referrers(repository, shipment.image) or ()}
+    unlisted = [digest for digest in shipment.referrers if digest not in known]
+    if unlisted:
+        manifests = [_arrived(target, repository, digest) for digest in unlisted]
+        list_in_fallback(target, repository, shipment.image, manifests)
     for tag in shipment.tags:
         if target.resolve(repository, tag) != shipment.image:
-            manifest = target.manifest(repository, shipment.image)
-            if manifest is None:
-                raise RegistryError(f"{repository}@{shipment.image} did not stay at {target.name}")
+            manifest = _arrived(target, repository, shipment.image)
             target.put_manifest(repository, manifest, tag)
             copied += Copied(1, len(manifest.data))
     return copied
 
 
-def _list(target: Registry, repository: str, image: str, digest: str) -> None:
+def _arrived(target: Registry, repository: str, digest: str) -> Manifest:
     manifest = target.manifest(repository, digest)
     if manifest is None:
         raise RegistryError(f"{repository}: {digest} did not stay at {target.name}")
-    parsed = parse_manifest(manifest.data, manifest.media_type)
-    list_in_fallback(
-        target, repository, image, manifest, parsed.artifact_type or "", parsed.annotations
-    )
+    return manifest
 
 
 def put_kit(workspace: Workspace, site: SiteSettings, kit: Kit) -> int:
@@ -154,7 +154,7 @@ def _push_kit(target: Registry, kit: Kit) -> int:
             "mediaType": "application/octet-stream",
             "digest": digest_of(data),
             "size": len(data),
-            "annotations": {"org.opencontainers.image.title": name},
+            "annotations": {TITLE: name},
         }
         for name, data in kit.files.items()
     ]

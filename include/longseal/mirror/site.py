@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -12,10 +12,11 @@ from typing import Any, Final
 from longseal.archive.leaf import Leaf
 from longseal.canonical import digest_of, is_digest, parse_object, parse_timestamp
 from longseal.errors import MalformedError, VerificationError
-from longseal.mirror.delivery import IMAGES
+from longseal.mirror.delivery import IMAGES, KIT_REPOSITORY, TITLE
 from longseal.mirror.kit import INVENTORY, INVENTORY_BUNDLE, ORGANISATION_KEY
+from longseal.registry.interface import Registry
 from longseal.registry.layout import LayoutRegistry
-from longseal.registry.model import check_repository
+from longseal.registry.model import check_repository, parse_manifest
 from longseal.seal.keys import fingerprint, load_public_pem
 from longseal.seal.proof import Anchors, verify_chain, verify_seal, verify_statement
 from longseal.seal.published import TRUSTED_ROOT, Published
@@ -30,12 +31,101 @@ MAX_FILE_BYTES: Final = 128 * 1024 * 1024
 _CHUNK: Final = 1024 * 1024
 
 
-class Volume:
-    """A volume as it arrived; every file of its kit is read once, bounded, and never through links.
+class SiteKit:
+    """A site's kit as it arrived: nothing in it counts before the inventory vouches for it.
 
+    :param read: gives a file of the kit by name
     :param key: the organisation's key as known beforehand: a public key, or its fingerprint
     :param timestamp_roots: fingerprints of the timestamp roots that are believed; None to believe
         those that the verified inventory lists
+    """
+
+    def __init__(
+        self,
+        read: Callable[[str], bytes],
+        key: PublicKey | str,
+        timestamp_roots: frozenset[str] | None = None,
+        quorum: int = 1,
+    ) -> None:
+        self.read = read
+        self._key = key
+        self._timestamp_roots = timestamp_roots
+        self._quorum = quorum
+
+    def anchors(self) -> Anchors:
+        """The organisation's key, once it is the one that was known beforehand.
+
+        :raises VerificationError: the kit brings another one
+        """
+        found = load_public_pem(self.read(ORGANISATION_KEY), f"site/{ORGANISATION_KEY}")
+        expected = self._key if isinstance(self._key, str) else fingerprint(self._key)
+        if fingerprint(found) != expected:
+            raise VerificationError(
+                f"expected the organisation's key {expected}, found {fingerprint(found)}"
+            )
+        return Anchors(found, self._timestamp_roots, self._quorum)
+
+    def inventory(self, anchors: Anchors) -> dict[str, Any]:
+        """The inventory, once the organisation's signature over it holds.
+
+        :raises VerificationError: it does not
+        """
+        data = self.read(INVENTORY)
+        statement, _ = verify_statement(
+            self.read(INVENTORY_BUNDLE), anchors, self.read(TRUSTED_ROOT), "inventory"
+        )
+        if statement.subjects[0].digest.get("sha256") != digest_of(data)[7:]:
+            raise VerificationError(f"{INVENTORY} has other bytes than the signature says")
+        return parse_object(data, INVENTORY, MAX_FILE_BYTES)
+
+    def check(self, listed: Mapping[str, str]) -> str:
+        """Compare every file with the inventory.
+
+        :raises VerificationError: naming the first that differs
+        """
+        for name, digest in listed.items():
+            if any(part in ("", ".", "..") for part in name.split("/")):
+                raise MalformedError(f"the inventory lists the file {name[:80]!r}")
+            if digest_of(self.read(name)) != digest:
+                raise VerificationError(f"site/{name} has other bytes than the inventory says")
+        return f"{len(listed)} files are what the inventory says"
+
+    def expectations(
+        self, anchors: Anchors, sealed: Collection[tuple[str, str]] | None = None
+    ) -> Expectations:
+        """What the kit, checked before, says that an image must have."""
+        engine = Engine(
+            TrustMaterial.parse(self.read("trusted_root.json")),
+            Policy.parse(self.read("policy.json")),
+        )
+        return Expectations(engine, anchors, self.read(TRUSTED_ROOT), sealed)
+
+
+def kit_of_registry(registry: Registry) -> Callable[[str], bytes] | None:
+    """Reads the kit that a site's registry holds; None where it holds none.
+
+    :raises RegistryError: it could not be looked for
+    """
+    found = registry.manifest(KIT_REPOSITORY, "latest")
+    if found is None:
+        return None
+    layers = {
+        layer.annotations.get(TITLE, ""): layer
+        for layer in parse_manifest(found.data, found.media_type).layers
+    }
+
+    def read(name: str) -> bytes:
+        if name not in layers:
+            raise VerificationError(f"site/{name} is missing at {registry.name}")
+        return registry.blob(KIT_REPOSITORY, layers[name].digest, MAX_FILE_BYTES)
+
+    return read
+
+
+class Volume:
+    """A volume as it arrived; every file of its kit is read bounded, and never through links.
+
+    The parameters are those of :class:`SiteKit`.
     """
 
     def __init__(
@@ -46,9 +136,7 @@ class Volume:
         quorum: int = 1,
     ) -> None:
         self._root = root
-        self._key = key
-        self._timestamp_roots = timestamp_roots
-        self._quorum = quorum
+        self._kit = SiteKit(self.read, key, timestamp_roots, quorum)
         self.registry = LayoutRegistry("volume", root / IMAGES)
 
     def read(self, name: str) -> bytes:
@@ -74,11 +162,11 @@ class Volume:
         inventory: dict[str, Any] = {}
 
         def key() -> str:
-            anchors.append(self._anchors())
+            anchors.append(self._kit.anchors())
             return f"the organisation's key is {fingerprint(anchors[0].key)}"
 
         def listed() -> str:
-            inventory.update(self._inventory(anchors[0]))
+            inventory.update(self._kit.inventory(anchors[0]))
             return f"inventory {inventory['sequence']} for {inventory['site']}, signed by our key"
 
         if not report.attempt("key", key) or not report.attempt("inventory", listed):
@@ -88,7 +176,7 @@ class Volume:
             report.add(
                 "refresh", State.FAILED, f"the site had to be refreshed by {refresh:%Y-%m-%d}"
             )
-        if not report.attempt("files", lambda: self._files(inventory["files"])):
+        if not report.attempt("files", lambda: self._kit.check(inventory["files"])):
             return
         seals: list[tuple[Published, list[bytes]]] = []
         folders = sorted(
@@ -103,48 +191,15 @@ class Volume:
 
             report.attempt(folder, sealed)
         report.attempt("chain", lambda: self._chain([seal for seal, _ in seals]))
-        expected = Expectations(
-            engine=Engine(
-                TrustMaterial.parse(self.read("trusted_root.json")),
-                Policy.parse(self.read("policy.json")),
-            ),
-            anchors=anchors[0],
-            trusted_root=self.read(TRUSTED_ROOT),
-            sealed={
-                (leaf.sha256, leaf.image) for _, lines in seals for leaf in map(Leaf.parse, lines)
-            },
-        )
+        covered = {
+            (leaf.sha256, leaf.image) for _, lines in seals for leaf in map(Leaf.parse, lines)
+        }
+        expected = self._kit.expectations(anchors[0], covered)
         for item in inventory["images"]:
             repository = check_repository(item["repository"])
             verify_image(report, self.registry, repository, item["image"], expected, now)
             self._attached(report, item)
         report.attempt("blobs", self._blobs)
-
-    def _anchors(self) -> Anchors:
-        found = load_public_pem(self.read(ORGANISATION_KEY), f"site/{ORGANISATION_KEY}")
-        expected = self._key if isinstance(self._key, str) else fingerprint(self._key)
-        if fingerprint(found) != expected:
-            raise VerificationError(
-                f"expected the organisation's key {expected}, found {fingerprint(found)}"
-            )
-        return Anchors(found, self._timestamp_roots, self._quorum)
-
-    def _inventory(self, anchors: Anchors) -> dict[str, Any]:
-        data = self.read(INVENTORY)
-        statement, _ = verify_statement(
-            self.read(INVENTORY_BUNDLE), anchors, self.read(TRUSTED_ROOT), "inventory"
-        )
-        if statement.subjects[0].digest.get("sha256") != digest_of(data)[7:]:
-            raise VerificationError(f"{INVENTORY} has other bytes than the signature says")
-        return parse_object(data, INVENTORY, MAX_FILE_BYTES)
-
-    def _files(self, listed: Mapping[str, str]) -> str:
-        for name, digest in listed.items():
-            if any(part in ("", ".", "..") for part in name.split("/")):
-                raise MalformedError(f"the inventory lists the file {name[:80]!r}")
-            if digest_of(self.read(name)) != digest:
-                raise VerificationError(f"site/{name} has other bytes than the inventory says")
-        return f"{len(listed)} files are what the inventory says"
 
     def _chain(self, seals: list[Published]) -> str:
         verify_chain(seals)

@@ -11,7 +11,7 @@ import io
 import json
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from longseal.canonical import canonical_json, digest_of, parse_object
@@ -25,6 +25,7 @@ from longseal.registry.model import (
     fallback_tag,
     is_index,
     parse_index,
+    parse_manifest,
 )
 
 EMPTY: Final = b"{}"
@@ -77,33 +78,32 @@ def attach(
     # Asking is surer than the OCI-Subject header: some send it and list nothing (sigstore-js#1183).
     listed = registry.referrers(repository, subject.digest)
     if listed is None or all(item.digest != manifest.digest for item in listed):
-        list_in_fallback(registry, repository, subject.digest, manifest, artifact_type, annotations)
+        list_in_fallback(registry, repository, subject.digest, [manifest])
     return manifest.digest
 
 
 def list_in_fallback(
-    registry: Registry,
-    repository: str,
-    subject_digest: str,
-    manifest: Manifest,
-    artifact_type: str,
-    annotations: Mapping[str, str],
+    registry: Registry, repository: str, subject_digest: str, manifests: Sequence[Manifest]
 ) -> None:
-    """Name a stored referrer in the fallback index of its subject, keeping all others there."""
-    entry = {
+    """Name stored referrers in the fallback index of their subject, keeping all others there."""
+    wanted = [_entry(manifest) for manifest in manifests]
+
+    def add(entries: Entries) -> Entries:
+        listed = {known.get("digest") for known in entries}
+        return [*entries, *(entry for entry in wanted if entry["digest"] not in listed)]
+
+    _change_fallback(registry, repository, subject_digest, add)
+
+
+def _entry(manifest: Manifest) -> dict[str, Any]:
+    parsed = parse_manifest(manifest.data, manifest.media_type)
+    return {
         "mediaType": manifest.media_type,
         "digest": manifest.digest,
         "size": len(manifest.data),
-        "artifactType": artifact_type,
-        "annotations": dict(annotations),
+        "artifactType": parsed.artifact_type or "",
+        "annotations": dict(parsed.annotations),
     }
-
-    def add(entries: Entries) -> Entries:
-        if any(known.get("digest") == manifest.digest for known in entries):
-            return entries
-        return [*entries, entry]
-
-    _change_fallback(registry, repository, subject_digest, add)
 
 
 def detach(registry: Registry, repository: str, subject_digest: str, manifest_digest: str) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from longseal.archive.leaf import Leaf
 from longseal.archive.pack import load_pack
@@ -24,6 +24,7 @@ from longseal.errors import (
     UnsupportedError,
     VerificationError,
 )
+from longseal.registry.interface import Registry
 from longseal.seal.ceremony import organisation_key, seal_trusted_root
 from longseal.seal.keys import fingerprint, load_public_pem
 from longseal.seal.proof import Anchors, verify_seal, verify_statement
@@ -31,10 +32,14 @@ from longseal.seal.published import SEAL, read_lines, read_seal
 from longseal.seal.signers.interface import PublicKey
 from longseal.seal.tree import leaf_hash
 from longseal.verify.engine import Engine, Outcome
+from longseal.verify.image import Expectations, verify_image
 from longseal.verify.policy import MAX_CERTIFICATE, Identity, Name, Policy, Rule
 from longseal.verify.report import Report, State
 from longseal.verify.trust import TrustMaterial
 from longseal.workspace import Workspace, utc_now
+
+if TYPE_CHECKING:
+    from longseal.mirror.site import SiteKit
 
 _IMAGE = re.compile(r"(?:(https?)://)?([^/@]+)/([^@]+)@(sha256:[0-9a-f]{64})")
 _LOCAL: Final = re.compile(r"(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?")
@@ -158,20 +163,48 @@ def _image(
     report: Report, given: Given, match: re.Match[str], workspace: Callable[[], Workspace]
 ) -> None:
     from longseal.registry.distribution import DistributionRegistry
-    from longseal.verify.image import Expectations, verify_image
 
     scheme, host, repository, digest = match.groups()
     if scheme is None:
         scheme = "http" if _LOCAL.fullmatch(host) else "https"
     registry = DistributionRegistry(host, f"{scheme}://{host}")
-    anchors = _anchors(given, workspace) if given.key or given.trusted_root is None else None
-    root = (
-        _read(given.seal_trusted_root, "--seal-trusted-root") if given.seal_trusted_root else None
-    )
-    if anchors is not None and root is None:
-        root = seal_trusted_root(workspace())
-    expected = Expectations(_engine(given, workspace), anchors, root)
+    kit = _site_kit(given, registry)
+    if kit is None:
+        expected = _expectations(given, workspace)
+    else:
+        checked: list[Expectations] = []
+
+        def vouched() -> str:
+            anchors = kit.anchors()
+            said = kit.check(kit.inventory(anchors)["files"])
+            checked.append(kit.expectations(anchors))
+            return said
+
+        if not report.attempt("site kit", vouched):
+            return
+        expected = checked[0]
     verify_image(report, registry, repository, digest, expected, utc_now())
+
+
+def _site_kit(given: Given, registry: Registry) -> SiteKit | None:
+    """At a site's registry a fingerprint is enough: its kit has the rest, and is checked first."""
+    from longseal.mirror.site import SiteKit, kit_of_registry
+
+    alone = given.trusted_root is None and given.seal_trusted_root is None
+    if given.key is None or not is_digest(given.key) or not alone or given.identity is not None:
+        return None
+    read = kit_of_registry(registry)
+    return read and SiteKit(read, given.key, given.timestamp_roots, given.quorum)
+
+
+def _expectations(given: Given, workspace: Callable[[], Workspace]) -> Expectations:
+    anchors = _anchors(given, workspace) if given.key or given.trusted_root is None else None
+    root = None
+    if given.seal_trusted_root is not None:
+        root = _read(given.seal_trusted_root, "--seal-trusted-root")
+    elif anchors is not None:
+        root = seal_trusted_root(workspace())
+    return Expectations(_engine(given, workspace), anchors, root)
 
 
 def _known(report: Report, digest: str, workspace: Workspace) -> None:

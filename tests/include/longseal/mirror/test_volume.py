@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.doubles.registry import RegistryDouble
 from tests.installation import Installation, seal
 
 from longseal import harvest
@@ -11,11 +12,14 @@ from longseal.canonical import parse_object
 from longseal.mirror.mirror import mirror
 from longseal.mirror.plan import plan
 from longseal.mirror.site import Volume
+from longseal.registry.layout import LayoutRegistry
+from longseal.registry.model import fallback_tag, parse_index
 from longseal.seal.ceremony import organisation_key
 from longseal.seal.images import attach_images, sign_images
 from longseal.seal.keys import fingerprint
 from longseal.verify.report import Report, State
-from longseal.workspace import utc_now
+from longseal.verify.target import Given, verify
+from longseal.workspace import Workspace, utc_now
 
 
 @pytest.fixture
@@ -180,3 +184,33 @@ def test_a_harvest_after_a_mirror_finds_nothing_new(shipped: Installation) -> No
     for batch in harvest.plan(workspace)[0]:
         assert harvest.harvest(workspace, batch).total.known == 100
     assert shipped.files() == before
+
+
+def test_at_a_site_registry_the_fingerprint_alone_is_enough(shipped: Installation) -> None:
+    with RegistryDouble() as double:
+        site = {"name": "plant", "kind": "registry", "url": double.url, "repositories": ["corp/*"]}
+        shipped.write(sites=[site])
+        workspace = shipped.workspace()
+        done = mirror(workspace, workspace.settings.site("plant"))
+        assert (done["images"], done["failed"]) == (20, {})
+        key = fingerprint(organisation_key(workspace).key)
+        image = workspace.catalog.images()[0]
+        host = double.url.removeprefix("http://")
+        target = f"{host}/{image.repository}@{image.digest}"
+        report = verify(Given(target, key=key), _no_settings)
+        assert report.state is State.PASSED, report.to_json()
+        other = verify(Given(target, key="sha256:" + "0" * 64), _no_settings)
+        assert (other.exit_code, len(other.checks)) == (1, 1)
+
+
+def test_a_layout_lists_referrers_under_the_fallback_tag_too(shipped: Installation) -> None:
+    # regctl reads nothing else in a layout.
+    registry = LayoutRegistry("ship", shipped.folder / "ship/images")
+    for image in shipped.workspace().catalog.images():
+        index = registry.manifest(image.repository, fallback_tag(image.digest))
+        assert index is not None
+        assert len(parse_index(index.data)) == 6
+
+
+def _no_settings() -> Workspace:
+    raise AssertionError("no settings are needed here")
