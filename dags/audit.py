@@ -6,10 +6,11 @@ the archive. Writes nothing. A run fails where a check failed or could not be ma
 its log.
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from airflow.sdk import DAG, CronTriggerTimetable, Param
 
+from longseal_airflow.defaults import DEFAULT_ARGS
 from longseal_airflow.operators.audit import LongsealAuditOperator
 
 with DAG(
@@ -32,12 +33,6 @@ with DAG(
             ),
         )
     },
-    default_args={
-        "owner": "longseal",
-        "retries": 3,
-        "retry_delay": timedelta(minutes=2),
-        "retry_exponential_backoff": 2.0,
-        "max_retry_delay": timedelta(hours=1),
-    },
+    default_args=DEFAULT_ARGS,
 ):
     LongsealAuditOperator(task_id="audit", share="{{ params.share }}")

@@ -9,11 +9,12 @@ not answer is reported as *unknown*, never as *unsigned*. The counts stand in th
 `summarise`; the asset `longseal://evidence` carries them.
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from airflow.sdk import DAG, CronTriggerTimetable, TriggerRule
 
 from longseal_airflow.assets import EVIDENCE
+from longseal_airflow.defaults import DEFAULT_ARGS
 from longseal_airflow.operators.harvest import (
     SILENT,
     LongsealHarvestOperator,
@@ -29,13 +30,7 @@ with DAG(
     max_active_runs=1,
     doc_md=__doc__,
     tags=["longseal", "attestations"],
-    default_args={
-        "owner": "longseal",
-        "retries": 3,
-        "retry_delay": timedelta(minutes=2),
-        "retry_exponential_backoff": 2.0,
-        "max_retry_delay": timedelta(hours=1),
-    },
+    default_args=DEFAULT_ARGS,
 ):
     plan = LongsealPlanHarvestOperator(task_id="plan")
     harvest = LongsealHarvestOperator.partial(

@@ -9,11 +9,12 @@ other one up.
 A manual run may name one site: `{"site": "ship-3"}`.
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from airflow.sdk import DAG, CronTriggerTimetable, Param, TriggerRule
 
 from longseal_airflow.assets import DELIVERIES
+from longseal_airflow.defaults import DEFAULT_ARGS
 from longseal_airflow.operators.mirror import (
     LongsealChooseSitesOperator,
     LongsealDeliverOperator,
@@ -38,13 +39,7 @@ with DAG(
             description_md="The name of one site in the settings; empty for all of them.",
         )
     },
-    default_args={
-        "owner": "longseal",
-        "retries": 3,
-        "retry_delay": timedelta(minutes=2),
-        "retry_exponential_backoff": 2.0,
-        "max_retry_delay": timedelta(hours=1),
-    },
+    default_args=DEFAULT_ARGS,
 ):
     sites = LongsealChooseSitesOperator(task_id="choose_sites", site="{{ params.site or '' }}")
     plan = LongsealPlanMirrorOperator(task_id="plan", sites=sites.output)

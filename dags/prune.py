@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import DAG, CronDataIntervalTimetable
 
+from longseal_airflow.defaults import DEFAULT_ARGS
 from longseal_airflow.operators.prune import LongsealPlanPruneOperator, LongsealPruneOperator
 
 with DAG(
@@ -26,13 +27,7 @@ with DAG(
     allowed_run_types=["scheduled", "manual"],
     doc_md=__doc__,
     tags=["longseal", "retention"],
-    default_args={
-        "owner": "longseal",
-        "retries": 3,
-        "retry_delay": timedelta(minutes=2),
-        "retry_exponential_backoff": 2.0,
-        "max_retry_delay": timedelta(hours=1),
-    },
+    default_args=DEFAULT_ARGS,
 ):
     plan = LongsealPlanPruneOperator(task_id="plan", queue="signing")
     approve = ApprovalOperator(

@@ -24,11 +24,12 @@ its tasks count as skipped, which holds nothing back.
 alone hold the key.
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from airflow.sdk import DAG, CronDataIntervalTimetable, Param, chain
 
 from longseal_airflow.assets import SEALS
+from longseal_airflow.defaults import DEFAULT_ARGS
 from longseal_airflow.operators.reseal import (
     LongsealAttachImageStatementsOperator,
     LongsealCheckOperator,
@@ -63,14 +64,7 @@ with DAG(
             ),
         )
     },
-    default_args={
-        "owner": "longseal",
-        "retries": 3,
-        "retry_delay": timedelta(minutes=2),
-        "retry_exponential_backoff": 2.0,
-        "max_retry_delay": timedelta(hours=1),
-        "period": "{{ params.period or '' }}",
-    },
+    default_args={**DEFAULT_ARGS, "period": "{{ params.period or '' }}"},
 ):
     chain(
         # The first freeze of all writes the key set, for which it asks the key for its public half.
