@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from longseal.archive.leaf import MAX_LEAF_BYTES, Leaf, Signer
+from longseal.archive.leaf import Leaf, Signer
 from longseal.archive.pack import Evidence, pack_key, store_pack, write_pack
 from longseal.archive.retention import evidence_class, retain_until
 from longseal.canonical import canonical_json, sha256_hex, timestamp
@@ -44,12 +44,16 @@ FETCHERS: Final = 32
 MAX_BATCHES: Final = 256
 """Most batches of one registry: each becomes a mapped task, and Airflow takes 1,024 in all."""
 
-_CHUNK: Final = 64 * 1024 * 1024
-"""Bytes fetched before they are packed, each with its longest leaf: what a killed task has to do
-again. A pack has room for them and one more group of cases."""
+_CHUNK_BYTES: Final = 32 * 1024 * 1024
+_CHUNK_MEMBERS: Final = 4_096
+"""How much is packed and claimed together: what a killed task has to do again."""
 
 _CASES: Final = 8
 """Attestations handed to a verifying process at once."""
+
+_WAITING_CASES: Final = 128
+_WAITING_BYTES: Final = 64 * 1024 * 1024
+"""How much may be under way through the verifying processes before the oldest is waited for."""
 
 _COUNTS: Final = ("found", "verified", "ignored", "unknown", "known", "vanished")
 
@@ -240,11 +244,17 @@ class _Group:
 
     @property
     def size(self) -> int:
-        """Most bytes that it takes in a pack."""
-        return sum(
-            len(found.payload) + len(found.attachment.manifest.data) + MAX_LEAF_BYTES
-            for found in self.found
-        )
+        """Bytes as found."""
+        return sum(len(one.payload) + len(one.attachment.manifest.data) for one in self.found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """Judged, with its leaf: what goes into the pack of one class and month of retention."""
+
+    evidence: Evidence
+    evidence_class: str
+    retain_until: datetime
 
 
 class _Run:
@@ -284,7 +294,7 @@ class _Run:
             records.append(record)
             candidates += unknown
         wanted = self._without_known(records, candidates)
-        for chunk in _chunks(self._judged(self._fetched(wanted))):
+        for chunk in _chunks(self._kept(self._settled(self._judged(self._fetched(wanted))))):
             self._archive(chunk)
         self._record(records)
         if self._result.packs:
@@ -417,10 +427,29 @@ class _Run:
             outcome, reason = Outcome.UNKNOWN, Reason("unsupported", text)
         return Judgement(outcome, reason, signed_at=self._collected_at, engine="none")
 
-    def _archive(self, chunk: Iterable[_Group]) -> None:
-        """Pack what was judged: one pack for each class and month of retention."""
-        groups: dict[tuple[str, datetime], list[tuple[Leaf, Evidence]]] = {}
-        for found, judgement in self._settled(chunk):
+    def _settled(self, groups: Iterable[_Group]) -> Iterator[tuple[_Found, Judgement]]:
+        """Each with its judgement, in order, while those behind it are judged."""
+        waiting: deque[_Group] = deque()
+        cases = size = 0
+        for group in groups:
+            waiting.append(group)
+            cases += len(group.found)
+            size += group.size
+            while cases > _WAITING_CASES or size > _WAITING_BYTES:
+                oldest = waiting.popleft()
+                cases -= len(oldest.found)
+                size -= oldest.size
+                yield from self._judgements(oldest)
+        for group in waiting:
+            yield from self._judgements(group)
+
+    def _judgements(self, group: _Group) -> Iterator[tuple[_Found, Judgement]]:
+        if group.judging is None:
+            return ((found, self._set_aside(found)) for found in group.found)
+        return zip(group.found, group.judging.result(), strict=True)
+
+    def _kept(self, settled: Iterable[tuple[_Found, Judgement]]) -> Iterator[_Kept]:
+        for found, judgement in settled:
             try:
                 leaf = self._leaf(found, judgement)
             except MalformedError as err:
@@ -429,12 +458,18 @@ class _Run:
                 leaf = self._leaf(found, judgement)
             self._count(found, judgement)
             kept = evidence_class(self._workspace.settings.retention, leaf)
-            key = (kept.name, retain_until(kept.keep, leaf))
-            evidence = Evidence(leaf.line(), found.attachment.manifest.data, found.payload)
-            groups.setdefault(key, []).append((leaf, evidence))
+            evidence = Evidence(leaf, found.attachment.manifest.data, found.payload)
+            yield _Kept(evidence, kept.name, retain_until(kept.keep, leaf))
+
+    def _archive(self, chunk: Iterable[_Kept]) -> None:
+        """Pack what was judged: one pack for each class and month of retention."""
+        groups: dict[tuple[str, datetime], list[Evidence]] = {}
+        for kept in chunk:
+            key = (kept.evidence_class, kept.retain_until)
+            groups.setdefault(key, []).append(kept.evidence)
         packs = [
-            (name, until, write_pack(evidence for _, evidence in members), members)
-            for (name, until), members in sorted(groups.items())
+            (name, until, write_pack(members), members)
+            for (name, until), members in sorted(groups.items(), key=lambda group: group[0])
         ]
         # All at once: an attachment whose layers go into two packs is known only with both.
         self._workspace.catalog.claim_packs(
@@ -450,19 +485,16 @@ class _Run:
                 }
                 for name, until, pack, _ in packs
             ],
-            [catalog_row(leaf, pack.digest) for *_, pack, members in packs for leaf, _ in members],
+            [
+                catalog_row(item.leaf, pack.digest)
+                for *_, pack, members in packs
+                for item in members
+            ],
         )
         for _, until, pack, _ in packs:
             store_pack(self._workspace.archive, pack, until)
             self._workspace.catalog.mark_stored(pack.digest)
             self._result.packs.append(pack.digest)
-
-    def _settled(self, chunk: Iterable[_Group]) -> Iterator[tuple[_Found, Judgement]]:
-        for group in chunk:
-            if group.judging is None:
-                yield from ((found, self._set_aside(found)) for found in group.found)
-            else:
-                yield from zip(group.found, group.judging.result(), strict=True)
 
     def _count(self, found: _Found, judgement: Judgement) -> None:
         tally = self._result.of(found.attachment.candidate.subject)
@@ -563,14 +595,14 @@ def catalog_row(leaf: Leaf, pack: str) -> dict[str, Any]:
     }
 
 
-def _chunks(groups: Iterable[_Group]) -> Iterator[list[_Group]]:
+def _chunks(kept: Iterable[_Kept]) -> Iterator[list[_Kept]]:
     """What is packed and claimed together."""
-    chunk: list[_Group] = []
+    chunk: list[_Kept] = []
     size = 0
-    for group in groups:
-        chunk.append(group)
-        size += group.size
-        if size >= _CHUNK:
+    for one in kept:
+        chunk.append(one)
+        size += one.evidence.size
+        if size >= _CHUNK_BYTES or len(chunk) >= _CHUNK_MEMBERS:
             yield chunk
             chunk, size = [], 0
     if chunk:

@@ -16,7 +16,6 @@ from sigstore.models import Bundle, TrustedRoot
 from sigstore.verify.policy import Identity
 from sigstore.verify.verifier import Verifier
 
-from longseal.archive.leaf import Leaf
 from longseal.archive.pack import load_pack
 from longseal.settings import load
 from longseal.verify.pool import Case, VerifierPool
@@ -45,7 +44,7 @@ def _main(path: Path, turns: int) -> None:
     workspace = Workspace(load(path, os.environ))
     now = datetime.now(UTC)
     found = REPEATED * [
-        (item.payload, Leaf.parse(item.leaf))
+        (item.payload, item.leaf)
         for pack in workspace.catalog.packs()
         for item in load_pack(workspace.archive, pack)
     ]

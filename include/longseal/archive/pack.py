@@ -42,16 +42,22 @@ _READ_ONLY_FILE = 0o100444 << 16
 class Evidence:
     """An attestation's untouched bytes and all that its verification needs later.
 
-    :param leaf: its line, canonical JSON without a newline
+    :param leaf: what is said of it
     :param manifest: the OCI manifest that carried it, as found
     :param payload: the bundle or DSSE layer, as found
     :param material: proofs and certificates added, in the order of the leaf's ``material``
     """
 
-    leaf: bytes
+    leaf: Leaf
     manifest: bytes
     payload: bytes
     material: tuple[bytes, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes in a pack, names left aside."""
+        parts = (self.leaf.line(), self.manifest, self.payload, *self.material)
+        return sum(map(len, parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +92,11 @@ def write_pack(evidence: Iterable[Evidence]) -> Pack:
     :raises VerificationError: bytes that differ from the digests in their leaf
     :raises RefusedError: no evidence at all, or more than a pack holds
     """
-    by_line = {item.leaf: item for item in evidence}
+    by_line = {item.leaf.line(): item for item in evidence}
     if not by_line:
         raise RefusedError("a pack holds one piece of evidence at least, found none")
     lines = tuple(sorted(by_line))
-    leaves = tuple(map(Leaf.parse, lines))
+    leaves = tuple(by_line[line].leaf for line in lines)
     members: dict[str, bytes] = {"leaves.jsonl": b"".join(line + b"\n" for line in lines)}
     for line, leaf in zip(lines, leaves, strict=True):
         item = by_line[line]
@@ -130,12 +136,12 @@ def read_pack(data: bytes) -> tuple[Evidence, ...]:
     _check(leaves, members)
     return tuple(
         Evidence(
-            line,
+            leaf,
             members[_manifest(leaf.manifest)],
             members[_blob(f"sha256:{leaf.sha256}")],
             tuple(members[_blob(digest)] for digest in leaf.material),
         )
-        for line, leaf in zip(lines, leaves, strict=True)
+        for leaf in leaves
     )
 
 

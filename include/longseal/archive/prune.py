@@ -192,9 +192,9 @@ def execute(workspace: Workspace, digest: str, approver: str) -> dict[str, Any]:
     if not buried.finished:
         if _expired(workspace, document):
             raise RefusedError(f"the plan is older than {PLAN_LIFE.days} days: make it again")
-        lines = read_back(workspace, items)
+        leaves = read_back(workspace, items)
         _delete(workspace, items)
-        tombstones = _tombstones(workspace, items, lines, digest, approver)
+        tombstones = _tombstones(workspace, items, leaves, digest, approver)
         workspace.keep(tombstones)
         statement = Statement(
             (Subject.of(tombstones, "tombstones.jsonl"),),
@@ -239,13 +239,13 @@ def _require_signed(workspace: Workspace, document: bytes) -> None:
     raise RefusedError(f"the plan {digest_of(document)} is not signed: plan first")
 
 
-def read_back(workspace: Workspace, items: Sequence[Item]) -> dict[str, bytes]:
+def read_back(workspace: Workspace, items: Sequence[Item]) -> dict[str, Leaf]:
     """Read every archived copy back whole, once a pack, and find it in its seal.
 
-    :returns: the leaf line of each leaf hash
+    :returns: the leaf of each leaf hash
     :raises VerificationError: a copy is missing, changed, or locked for less time than promised
     """
-    lines: dict[str, bytes] = {}
+    leaves: dict[str, Leaf] = {}
     for digest in sorted({pack for item in items for pack in item.packs}):
         stored = workspace.archive.stat(pack_key(digest))
         if stored is None:
@@ -256,7 +256,7 @@ def read_back(workspace: Workspace, items: Sequence[Item]) -> dict[str, bytes]:
                 f"the pack {digest} is kept until {stored.retain_until}, promised was {promised}"
             )
         for evidence in load_pack(workspace.archive, digest):
-            lines[leaf_hash(evidence.leaf).hex()] = evidence.leaf
+            leaves[leaf_hash(evidence.leaf.line()).hex()] = evidence.leaf
     sealed: set[str] = set()
     for sequence in sorted({seal for item in items for seal in item.seals}):
         seal = read_seal(workspace, sequence)
@@ -266,13 +266,13 @@ def read_back(workspace: Workspace, items: Sequence[Item]) -> dict[str, bytes]:
         sealed.update(leaf_hash(line).hex() for line in read_lines(workspace, named))
     for item in items:
         for wanted in item.leaves:
-            if wanted not in lines or wanted not in sealed:
+            if wanted not in leaves or wanted not in sealed:
                 where = "archived" if wanted in sealed else "sealed"
                 raise VerificationError(f"{item.manifest} of {item.image} is not {where}")
-            leaf = Leaf.parse(lines[wanted])
+            leaf = leaves[wanted]
             if (leaf.manifest, leaf.image) != (item.manifest, item.image):
                 raise VerificationError(f"the plan mistakes {item.manifest} for {leaf.manifest}")
-    return lines
+    return leaves
 
 
 def _delete(workspace: Workspace, items: Iterable[Item]) -> None:
@@ -284,7 +284,7 @@ def _delete(workspace: Workspace, items: Iterable[Item]) -> None:
 def _tombstones(
     workspace: Workspace,
     items: Iterable[Item],
-    lines: Mapping[str, bytes],
+    leaves: Mapping[str, Leaf],
     plan_digest: str,
     approver: str,
 ) -> bytes:
@@ -293,7 +293,7 @@ def _tombstones(
         canonical_json(
             {
                 **item.to_json(),
-                "bundles": sorted(Leaf.parse(lines[one]).sha256 for one in item.leaves),
+                "bundles": sorted(leaves[one].sha256 for one in item.leaves),
                 "plan": plan_digest,
                 "approver": approver,
                 "deletedAt": at,

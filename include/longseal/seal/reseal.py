@@ -238,7 +238,7 @@ class Reseal:
         """A row that was only written into the catalog is in no pack, and is not sealed."""
         missing = set(leaves)
         for digest in sorted(packs):
-            missing -= {item.leaf for item in load_pack(self._workspace.archive, digest)}
+            missing -= {item.leaf.line() for item in load_pack(self._workspace.archive, digest)}
         if missing:
             raise VerificationError(
                 f"the catalog lists {len(missing)} leaves that are in no pack, the first for"
@@ -286,9 +286,10 @@ class Reseal:
             for digest in workspace.catalog.packs_of(wanted):
                 cases: list[tuple[bytes, Leaf, bytes]] = []
                 for item in load_pack(workspace.archive, digest):
-                    if item.leaf in missing:
-                        missing.discard(item.leaf)
-                        cases.append((item.leaf, Leaf.parse(item.leaf), item.payload))
+                    line = item.leaf.line()
+                    if line in missing:
+                        missing.discard(line)
+                        cases.append((line, item.leaf, item.payload))
                 for line, leaf, judgement in judges.judge(cases):
                     if difference := _difference(leaf, judgement):
                         failed[line] = difference

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from longseal.archive.leaf import Leaf
 from longseal.archive.pack import load_pack
 from longseal.canonical import (
     MAX_JSON_BYTES,
@@ -220,11 +219,11 @@ def _known(report: Report, digest: str, workspace: Workspace) -> None:
     for row in {row.id: row for row in rows}.values():
 
         def check(row: Evidence = row) -> str:
-            evidence = {item.leaf.decode(): item for item in load_pack(workspace.archive, row.pack)}
-            item = evidence.get(row.leaf)
+            packed = load_pack(workspace.archive, row.pack)
+            item = {item.leaf.line().decode(): item for item in packed}.get(row.leaf)
             if item is None:
                 raise VerificationError("the catalog's leaf is not in the pack that it names")
-            leaf = Leaf.parse(item.leaf)
+            leaf = item.leaf
             if leaf.verdict != "verified":
                 raise VerificationError(f"it is {leaf.verdict}: {leaf.reason}")
             engine = Engine(

@@ -8,7 +8,7 @@ import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,7 +24,7 @@ from tests.processes import run_together
 import longseal.harvest
 from longseal.archive.leaf import Leaf
 from longseal.archive.pack import MAX_PACK_BYTES, load_pack, pack_key
-from longseal.canonical import digest_of, parse_object
+from longseal.canonical import MAX_JSON_BYTES, digest_of, parse_object
 from longseal.catalog.models import Seal
 from longseal.errors import RetryableError, SettingsError
 from longseal.harvest import (
@@ -33,17 +33,20 @@ from longseal.harvest import (
     Harvested,
     Tally,
     _chunks,
-    _Found,
-    _Group,
+    _Kept,
     harvest,
     plan,
 )
 from longseal.registry.attach import attach, attachment_manifest, detach
-from longseal.registry.attachment import Attachment
-from longseal.registry.discovery import Candidate
 from longseal.registry.interface import Descriptor, Manifest, Registry
 from longseal.registry.layout import LayoutRegistry
-from longseal.registry.model import EMPTY_CONFIG, OCI_INDEX, OCI_MANIFEST, fallback_tag
+from longseal.registry.model import (
+    EMPTY_CONFIG,
+    MAX_MANIFEST_BYTES,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    fallback_tag,
+)
 from longseal.settings import parse
 from longseal.verify.statement import IMAGE_SIGNATURE
 from longseal.workspace import Workspace, object_key
@@ -216,8 +219,8 @@ def assert_safe(workspace: Workspace) -> None:
     """Each piece of evidence is in an archived pack, and the pack's leaf is the catalog's."""
     packs = {digest: load_pack(workspace.archive, digest) for digest in workspace.catalog.packs()}
     for row in workspace.catalog.evidence():
-        found = {item.leaf: item for item in packs[row.pack]}[row.leaf.encode()]
-        leaf = Leaf.parse(found.leaf)
+        found = {item.leaf.line(): item for item in packs[row.pack]}[row.leaf.encode()]
+        leaf = found.leaf
         assert digest_of(found.payload) == row.bundle == f"sha256:{leaf.sha256}"
         assert digest_of(found.manifest) == row.manifest == leaf.manifest
         assert (leaf.image, leaf.repository, leaf.verdict) == (
@@ -716,7 +719,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, sigstore: SigstoreDoub
 def crowd(undisturbed: Undisturbed, place: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
     """The same registry, to be harvested into many small packs."""
     shutil.copytree(undisturbed.layouts, place.layouts, dirs_exist_ok=True)
-    monkeypatch.setattr(longseal.harvest, "_CHUNK", 1024 * 1024)
+    monkeypatch.setattr(longseal.harvest, "_CHUNK_MEMBERS", 4)
     return place
 
 
@@ -910,25 +913,26 @@ def test_a_trusted_root_that_cannot_be_used_is_an_error_of_its_setting(
 # -- parts ---------------------------------------------------------------------------------------
 
 
-def groups(sizes: Iterable[int]) -> Iterator[_Group]:
-    manifest = Manifest(digest_of(b"m"), OCI_MANIFEST, b"m" * 4 * 1024 * 1024)
-    candidate = Candidate(APP, digest_of(b"image"), described(manifest), ("referrers",))
-    attachment = Attachment(candidate, manifest, ())
-    for size in sizes:
-        yield _Group([_Found(attachment, bytes(size), "bundle")] * 8, None)
-
-
-def test_a_chunk_with_the_largest_evidence_fits_into_a_pack() -> None:
-    chunks = list(_chunks(groups([1, 1, 1, 16 * 1024 * 1024] * 5)))
-    assert sum(len(group.found) for chunk in chunks for group in chunk) == 160
-    assert max(sum(group.size for group in chunk) for chunk in chunks) < MAX_PACK_BYTES
-    assert len(chunks) < 20
+def test_a_chunk_with_the_largest_evidence_fits_into_a_pack(
+    place: Place, sigstore: SigstoreDouble
+) -> None:
+    subject = image(place.registry, "v1")
+    attached(place.registry, subject, sigstore.attest(subject.digest, at=SIGNED))
+    workspace = place.open()
+    harvest_all(workspace)
+    (small,) = load_pack(workspace.archive, workspace.catalog.evidence()[0].pack)
+    large = replace(small, manifest=bytes(MAX_MANIFEST_BYTES), payload=bytes(MAX_JSON_BYTES))
+    found = [_Kept(item, "default", SIGNED) for item in ([small] * 8 + [large] * 8) * 5]
+    chunks = list(_chunks(found))
+    assert [one for chunk in chunks for one in chunk] == found
+    assert max(sum(one.evidence.size for one in chunk) for chunk in chunks) < MAX_PACK_BYTES
+    assert len(chunks) < len(found) / 2
 
 
 def test_evidence_beyond_one_pack_goes_into_several(
     place: Place, sigstore: SigstoreDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(longseal.harvest, "_CHUNK", 3 * 1024 * 1024)
+    monkeypatch.setattr(longseal.harvest, "_CHUNK_BYTES", 64 * 1024)
     subject = image(place.registry, "v1")
     for _ in range(30):
         attached(place.registry, subject, sigstore.attest(subject.digest, at=SIGNED))

@@ -72,6 +72,6 @@ def make_evidence(make_leaf: Callable[..., Leaf]) -> Callable[..., Evidence]:
     ) -> Evidence:
         ordered = tuple(sorted(material, key=digest_of))
         leaf = make_leaf(payload, manifest, material=tuple(map(digest_of, ordered)), **fields)
-        return Evidence(leaf.line(), manifest, payload, ordered)
+        return Evidence(leaf, manifest, payload, ordered)
 
     return make

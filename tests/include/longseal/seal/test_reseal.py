@@ -94,8 +94,8 @@ def test_a_leaf_that_its_evidence_does_not_bear_out_is_set_aside_and_never_signe
 ) -> None:
     workspace = harvested.workspace()
     item = load_pack(workspace.archive, _a_leaf(workspace)[1])[0]
-    forged = Leaf.parse(item.leaf.replace(b"ci@stella.example", b"me@stella.example"))
-    pack = write_pack([Evidence(forged.line(), item.manifest, item.payload)])
+    forged = Leaf.parse(item.leaf.line().replace(b"ci@stella.example", b"me@stella.example"))
+    pack = write_pack([Evidence(forged, item.manifest, item.payload)])
     store_pack(workspace.archive, pack)
     _write_row(workspace, forged, pack.digest)
     reseal = Reseal(workspace, "r-one")
