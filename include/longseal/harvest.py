@@ -10,16 +10,18 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from itertools import islice
+from typing import Any, Final, TypeVar
 
 from longseal.archive.leaf import Leaf, Signer
-from longseal.archive.pack import Evidence, pack_key, store_pack, write_pack
+from longseal.archive.pack import Evidence, pack_key, store_index, store_pack, write_pack
+from longseal.archive.records import MAX_FILE_BYTES, record_files, record_line
 from longseal.archive.retention import evidence_class, retain_until
-from longseal.canonical import canonical_json, sha256_hex, timestamp
+from longseal.canonical import parse_object, sha256_hex
 from longseal.errors import (
     LongsealError,
     MalformedError,
@@ -48,6 +50,9 @@ _CHUNK_BYTES: Final = 32 * 1024 * 1024
 _CHUNK_MEMBERS: Final = 4_096
 """How much is packed and claimed together: what a killed task has to do again."""
 
+_SLICE: Final = 512
+"""Images looked for, judged and recorded together: a batch holds no more of them at once."""
+
 _CASES: Final = 8
 """Attestations handed to a verifying process at once."""
 
@@ -56,6 +61,9 @@ _WAITING_BYTES: Final = 64 * 1024 * 1024
 """How much may be under way through the verifying processes before the oldest is waited for."""
 
 _COUNTS: Final = ("found", "verified", "ignored", "unknown", "known", "vanished")
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 _NOT_AN_IMAGE = re.compile(r"sha256-[0-9a-f]{64}(\.(att|sig|sbom))?")
 
@@ -214,14 +222,29 @@ def take_up(workspace: Workspace) -> None:
     """Finish what a killed run left: a claimed pack that did reach the archive is stored."""
     for digest in workspace.catalog.claimed_packs():
         if workspace.archive.stat(pack_key(digest)) is not None:
+            until = workspace.catalog.pack(digest).retain_until
+            store_index(workspace.archive, digest, until)
             workspace.catalog.mark_stored(digest)
+
+
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    """A repository's tags.
+
+    :param images: tags of images
+    :param special: tags that name what is attached to an image
+    """
+
+    repository: str
+    images: tuple[str, ...]
+    special: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
 class _Subject:
     repository: str
     digest: str
-    tags: tuple[str, ...]
+    tags: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,27 +299,9 @@ class _Run:
         self._collected_at = workspace.now().replace(microsecond=0)
 
     def harvest(self, repositories: Sequence[str]) -> Harvested:
-        held = self._workspace.catalog.held_images(self._registry.name)
-        subjects = [
-            subject
-            for found in self._fetchers.map(
-                lambda repository: self._subjects(repository, held.get(repository, set())),
-                repositories,
-            )
-            for subject in found
-        ]
-        self._own = self._workspace.catalog.own_manifests(
-            self._registry.name, {subject.digest for subject in subjects}
-        )
-        candidates: list[Candidate] = []
-        records: list[CompletenessRecord] = []
-        for record, unknown in self._fetchers.map(self._discover, subjects):
-            records.append(record)
-            candidates += unknown
-        wanted = self._without_known(records, candidates)
-        for chunk in _chunks(self._kept(self._settled(self._judged(self._fetched(wanted))))):
-            self._archive(chunk)
-        self._record(records)
+        subjects = self._subjects(repositories)
+        while part := list(islice(subjects, _SLICE)):
+            self._harvest(part)
         if self._result.packs:
             self._workspace.note(
                 "harvest.stored",
@@ -305,30 +310,78 @@ class _Run:
             )
         return self._result
 
-    def _subjects(self, repository: str, held: set[str]) -> list[_Subject]:
-        """Every image of ``repository``: tagged, child of an index, named by a fallback tag, held.
+    def _harvest(self, subjects: Sequence[_Subject]) -> None:
+        self._own = self._workspace.catalog.own_manifests(
+            self._registry.name, {subject.digest for subject in subjects}
+        )
+        candidates: list[Candidate] = []
+        records: list[CompletenessRecord] = []
+        for record, unknown in self._ahead(self._discover, subjects):
+            records.append(record)
+            candidates += unknown
+        wanted = self._without_known(records, candidates)
+        for chunk in _chunks(self._kept(self._settled(self._judged(self._fetched(wanted))))):
+            self._archive(chunk)
+        self._record(records)
 
-        :param held: images whose evidence should still be there, whether or not a tag says so
+    def _ahead(self, work: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
+        """What ``work`` makes of each item, in order; no more is under way than is taken soon."""
+        pending: deque[Future[Made]] = deque()
+        for item in items:
+            pending.append(self._fetchers.submit(work, item))
+            if len(pending) == FETCHERS:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+    def _subjects(self, repositories: Sequence[str]) -> Iterator[_Subject]:
+        """Every image, once: tagged, child of an index, named by a fallback tag, or held.
+
+        Held are images whose evidence should still be there, whether or not a tag says so.
         """
-        place = f"{self._registry.name}/{repository}"
+        held = self._workspace.catalog.held_images(self._registry.name, repositories)
+        listings = self._ahead(self._listing, repositories)
+        named = (
+            (listing, tag)
+            for listing in listings
+            if listing is not None
+            for tag in (None, *listing.images)
+        )
+        repository, seen = "", set[str]()
+        for listing, digests in self._ahead(self._images, named):
+            if listing.repository != repository:
+                repository, seen = listing.repository, set()
+                revealed = {f"sha256:{tag[7:71]}" for tag in listing.special}
+                digests = sorted(revealed | held.get(repository, set()))
+            for digest in digests:
+                if digest not in seen:
+                    seen.add(digest)
+                    yield _Subject(repository, digest, listing.special)
+
+    def _listing(self, repository: str) -> _Listing | None:
         try:
             tags = self._registry.tags(repository)
         except (RegistryError, PermanentError) as err:
-            self._result.unreachable[place] = str(err)
-            return []
-        special = tuple(tag for tag in tags if _NOT_AN_IMAGE.fullmatch(tag))
-        digests = held | {f"sha256:{tag[7:71]}" for tag in special}
-        for tag in sorted(set(tags) - set(special)):
-            # One tag that cannot be read does not hide the others.
+            self._result.unreachable[f"{self._registry.name}/{repository}"] = str(err)
+            return None
+        special = frozenset(tag for tag in tags if _NOT_AN_IMAGE.fullmatch(tag))
+        return _Listing(repository, tuple(sorted(set(tags) - special)), special)
+
+    def _images(self, named: tuple[_Listing, str | None]) -> tuple[_Listing, list[str]]:
+        """The images behind one tag. One that cannot be read does not hide the others."""
+        listing, tag = named
+        digests: list[str] = []
+        if tag is not None:
             try:
-                manifest = self._registry.manifest(repository, tag)
+                manifest = self._registry.manifest(listing.repository, tag)
                 if manifest is not None:
-                    digests.add(manifest.digest)
-                    below = descendants(self._registry, repository, manifest)
-                    digests.update(child.digest for child in below)
+                    digests.append(manifest.digest)
+                    below = descendants(self._registry, listing.repository, manifest)
+                    digests += (child.digest for child in below)
             except (RegistryError, PermanentError) as err:
-                self._result.unreachable[f"{place}:{tag}"] = str(err)
-        return [_Subject(repository, digest, special) for digest in sorted(digests)]
+                place = f"{self._registry.name}/{listing.repository}:{tag}"
+                self._result.unreachable[place] = str(err)
+        return listing, digests
 
     def _discover(self, subject: _Subject) -> tuple[CompletenessRecord, tuple[Candidate, ...]]:
         found = discover(
@@ -362,21 +415,13 @@ class _Run:
         return wanted
 
     def _fetched(self, candidates: Iterable[Candidate]) -> Iterator[_Found]:
-        """What the candidates hold, in order; no more is under way than is taken soon."""
-        pending: deque[tuple[Candidate, Future[list[_Found] | None]]] = deque()
-        for candidate in candidates:
-            pending.append((candidate, self._fetchers.submit(self._fetch, candidate)))
-            if len(pending) == FETCHERS:
-                yield from self._taken(*pending.popleft())
-        while pending:
-            yield from self._taken(*pending.popleft())
-
-    def _taken(self, candidate: Candidate, future: Future[list[_Found] | None]) -> list[_Found]:
-        found = future.result()
-        if found is None:
-            # Not read is not judged: it stays unknown, and the next harvest asks again.
-            self._result.of(candidate.subject).unknown += 1
-        return found or []
+        """What the candidates hold, in order."""
+        for candidate, found in self._ahead(lambda one: (one, self._fetch(one)), candidates):
+            if found is None:
+                # Not read is not judged: it stays unknown, and the next harvest asks again.
+                self._result.of(candidate.subject).unknown += 1
+            else:
+                yield from found
 
     def _fetch(self, candidate: Candidate) -> list[_Found] | None:
         try:
@@ -533,8 +578,8 @@ class _Run:
 
     def _record(self, records: Sequence[CompletenessRecord]) -> None:
         """Keep each completeness record that differs from the one before, and sound the alarm."""
-        catalog, name = self._workspace.catalog, self._registry.name
-        changed: list[tuple[CompletenessRecord, dict[str, Any], str]] = []
+        catalog, name, at = self._workspace.catalog, self._registry.name, self._collected_at
+        rows: list[dict[str, Any]] = []
         by_repository: dict[str, list[CompletenessRecord]] = {}
         for record in records:
             by_repository.setdefault(record.repository, []).append(record)
@@ -547,30 +592,29 @@ class _Run:
                 vanished = gone if record.whole else set()
                 self._result.of(record.subject).vanished += len(vanished)
                 content = {**record.to_json(), "vanished": sorted(vanished)}
-                line = canonical_json(content).decode()
-                if before.get(record.subject) != line:
-                    changed.append((record, content, line))
-        if not changed:
-            return
-        at = timestamp(self._collected_at)
-        self._workspace.keep(
-            b"".join(
-                canonical_json({**content, "checkedAt": at}) + b"\n" for _, content, _ in changed
-            )
-        )
-        catalog.record_images(
-            [
-                {
-                    "source": name,
-                    "repository": record.repository,
-                    "digest": record.subject,
-                    "state": "vanished" if content["vanished"] else record.state,
-                    "record": line,
-                    "checked_at": self._collected_at,
-                }
-                for record, content, line in changed
-            ]
-        )
+                if content != _without_time(before.get(record.subject)):
+                    rows.append(
+                        {
+                            "source": name,
+                            "repository": repository,
+                            "digest": record.subject,
+                            "state": "vanished" if vanished else record.state,
+                            "record": record_line(content, at).decode(),
+                            "checked_at": at,
+                        }
+                    )
+        # The archive first: what the catalog says of an image, some file in the archive proves.
+        for key, data in record_files((row["record"].encode() for row in rows), at):
+            self._workspace.store(key, data)
+        catalog.record_images(rows)
+
+
+def _without_time(line: str | None) -> dict[str, Any] | None:
+    if line is None:
+        return None
+    content = parse_object(line.encode(), "a completeness record", MAX_FILE_BYTES)
+    content.pop("checkedAt", None)
+    return content
 
 
 def catalog_row(leaf: Leaf, pack: str) -> dict[str, Any]:

@@ -146,14 +146,25 @@ def read_pack(data: bytes) -> tuple[Evidence, ...]:
 
 
 def store_pack(archive: Archive, pack: Pack, retain_until: datetime | None = None) -> Stored:
-    """Archive a pack and its index; the index first, so that no pack is ever without one.
+    """Archive a pack, then its index: a crash between leaves a pack that :func:`store_index` mends.
 
     An index that is there already stays: another version of the Parquet library may have written
     it, with other bytes and the same rows.
     """
+    stored = archive.put(pack_key(pack.digest), pack.data, retain_until)
     if archive.stat(index_key(pack.digest)) is None:
         archive.put(index_key(pack.digest), pack.index, retain_until)
-    return archive.put(pack_key(pack.digest), pack.data, retain_until)
+    return stored
+
+
+def store_index(archive: Archive, digest: str, retain_until: datetime | None = None) -> None:
+    """Archive the index of a pack that was archived without one.
+
+    :raises VerificationError: the pack's bytes are not those of ``digest``
+    """
+    if archive.stat(index_key(digest)) is None:
+        leaves = [item.leaf for item in load_pack(archive, digest)]
+        archive.put(index_key(digest), _index(leaves), retain_until)
 
 
 def load_pack(archive: Archive, digest: str) -> tuple[Evidence, ...]:

@@ -135,17 +135,25 @@ class Catalog:
                     held.setdefault(image, set()).add(manifest)
         return held
 
-    def held_images(self, source: str) -> dict[str, set[str]]:
-        """By repository, the images that have an attachment which should still be there."""
+    def held_images(
+        self, source: str, repositories: Collection[str] | None = None
+    ) -> dict[str, set[str]]:
+        """By repository, the images that have an attachment which should still be there.
+
+        :param repositories: those asked for; None for all
+        """
         held: dict[str, set[str]] = {}
+        query = (
+            select(Evidence.repository, Evidence.image)
+            .where(Evidence.source == source, Evidence.tombstone.is_(None))
+            .distinct()
+        )
+        parts = [None] if repositories is None else _parts(sorted(repositories))
         with self.session() as session:
-            rows = session.execute(
-                select(Evidence.repository, Evidence.image)
-                .where(Evidence.source == source, Evidence.tombstone.is_(None))
-                .distinct()
-            )
-            for repository, image in rows:
-                held.setdefault(repository, set()).add(image)
+            for part in parts:
+                some = query if part is None else query.where(Evidence.repository.in_(part))
+                for repository, image in session.execute(some):
+                    held.setdefault(repository, set()).add(image)
         return held
 
     def records(self, source: str, repository: str, images: Collection[str]) -> dict[str, str]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from longseal import __version__
 from longseal.archive.leaf import Leaf
 from longseal.archive.pack import load_pack
+from longseal.archive.records import Record, newest_records, not_archived
 from longseal.canonical import canonical_json, digest_of, sha256_hex, timestamp
 from longseal.catalog.models import Seal
 from longseal.errors import RefusedError, RetryableError, VerificationError
@@ -165,7 +166,9 @@ class Reseal:
         for line, leaf in zip(leaves, parsed, strict=True):
             by_verdict[leaf.verdict].append(line)
         sealed = by_verdict.pop(Outcome.VERIFIED.value)
-        images = workspace.catalog.images_of(rows)
+        images = {(leaf.registry, leaf.repository, leaf.image) for leaf in parsed}
+        records = newest_records(workspace.archive, images)
+        self._require_archived(row.record.encode() for row in workspace.catalog.images_of(rows))
         before = published(workspace)
         sequence = len(before) + 1
 
@@ -177,7 +180,7 @@ class Reseal:
             "checkpoint": sign_note(head.format(), origin, note_key),
             **_shards(sealed),
             **{f"{name}.jsonl": _lines(lines) for name, lines in by_verdict.items()},
-            "records.jsonl": _lines(row.record.encode() for row in images),
+            "records.jsonl": _lines(sorted(record.line for record in records.values())),
             "seals.sha256": _sums("sha256", _seal_files(before)),
             "statements.sha256": _sums("sha256", self._other_bundles()),
         }
@@ -193,7 +196,7 @@ class Reseal:
         if ledger_head is not None:
             files["ledger-head.json"] = ledger_head.data
 
-        states = Counter(row.state for row in images)
+        states = Counter(records[place].state if place in records else "none" for place in images)
         statement = Statement(
             tuple(Subject.of(data, name) for name, data in files.items()),
             predicate_type(workspace, "seal"),
@@ -245,6 +248,15 @@ class Reseal:
                 f" {Leaf.parse(min(missing)).image}: somebody wrote into it; rebuild it"
             )
 
+    def _require_archived(self, records: Iterable[bytes]) -> None:
+        """A record that was only written into the catalog speaks for nobody's search."""
+        if missing := not_archived(self._workspace.archive, set(records)):
+            image = Record.parse(min(missing)).place[2]
+            raise VerificationError(
+                f"the catalog has {len(missing)} completeness records that no harvest archived, the"
+                f" first for {image}: somebody wrote into it; rebuild it"
+            )
+
     # -- recheck -----------------------------------------------------------------------------
 
     def recheck(self) -> dict[str, Any]:
@@ -263,8 +275,10 @@ class Reseal:
             seal = Published(int(statement.predicate["sequence"]), b"", statement)
             lines = check_files(self._workspace, seal)
             failed = self._judge_again(lines)
-            if failed:
-                self._void(failed)
+            records = read_lines(self._workspace, [seal.files()["records.jsonl"]])
+            forged = not_archived(self._workspace.archive, records)
+            if failed or forged:
+                self._void(failed, forged)
             receipt = {
                 "leaves": len(lines),
                 "root": seal.root,
@@ -296,13 +310,14 @@ class Reseal:
         failed.update(dict.fromkeys(missing, "it is in no pack of the archive"))
         return failed
 
-    def _void(self, failed: dict[bytes, str]) -> None:
+    def _void(self, failed: dict[bytes, str], forged: Collection[bytes]) -> None:
         report = canonical_json(
             {
                 "failed": [
                     {"leaf": leaf_hash(line).hex(), "reason": reason}
                     for line, reason in sorted(failed.items())
-                ]
+                ],
+                "records": sorted(map(sha256_hex, forged)),
             }
         )
         self._workspace.store(f"{self.ceremony.folder}/void.json", report)
@@ -310,6 +325,11 @@ class Reseal:
         self._workspace.note(
             "seal.voided", {"folder": self.ceremony.folder, "report": digest_of(report)}
         )
+        if not failed:
+            raise VerificationError(
+                f"{len(forged)} completeness records to seal are not in the archive. The attempt is"
+                " void; look at who froze it, then seal the period again"
+            )
         line, reason = min(failed.items())
         raise VerificationError(
             f"{len(failed)} of the attestations to seal did not hold when verified again, the first"

@@ -3,7 +3,6 @@ import json
 import multiprocessing
 import os
 import random
-import re
 import shutil
 import signal
 import time
@@ -49,7 +48,7 @@ from longseal.registry.model import (
 )
 from longseal.settings import parse
 from longseal.verify.statement import IMAGE_SIGNATURE
-from longseal.workspace import Workspace, object_key
+from longseal.workspace import Workspace
 
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 START = datetime(2026, 11, 25, tzinfo=UTC)
@@ -228,6 +227,16 @@ def assert_safe(workspace: Workspace) -> None:
             row.repository,
             row.verdict,
         )
+
+
+def records_of(place: Place) -> list[tuple[tuple[str, str], dict[str, Any]]]:
+    """Every archived completeness record by repository and image, the oldest first."""
+    return [
+        ((record["repository"], record["subject"]), record)
+        for name, data in sorted(place.archived().items())
+        if "/records/" in name and name.endswith(".jsonl")
+        for record in map(json.loads, data.splitlines())
+    ]
 
 
 class Watched:
@@ -972,11 +981,7 @@ def test_the_completeness_records_are_archived_with_the_time_of_the_search(
     subject = image(place.registry, "v1")
     manifest = attached(place.registry, subject, sigstore.attest(subject.digest, at=SIGNED))
     place.harvest()
-    kept = [
-        data
-        for name, data in place.archived().items()
-        if re.fullmatch(f"archive/{object_key(digest_of(data))}", name) and b"checkedAt" in data
-    ]
+    kept = [data for name, data in place.archived().items() if name.endswith(".jsonl")]
     (line,) = (json.loads(data) for data in kept)
     assert (line["checkedAt"], line["found"], line["state"], line["vanished"]) == (
         "2026-11-25T00:00:00Z",
@@ -984,6 +989,36 @@ def test_the_completeness_records_are_archived_with_the_time_of_the_search(
         "whole",
         [],
     )
+
+
+def test_a_record_is_archived_again_only_when_the_search_ends_otherwise(
+    place: Place, sigstore: SigstoreDouble
+) -> None:
+    subject = image(place.registry, "v1")
+    manifest = attached(place.registry, subject, sigstore.attest(subject.digest, at=SIGNED))
+    searched = [("corp/app", subject.digest)]
+    for hours in range(3):
+        place.harvest(hours)
+    assert [name for name, _ in records_of(place)] == searched
+    detach(place.registry, APP, subject.digest, manifest)
+    place.harvest(hours=3)
+    place.harvest(hours=4)
+    first, second = records_of(place)
+    assert (first[1]["vanished"], second[1]["vanished"]) == ([], [manifest])
+    assert second[1]["checkedAt"] == "2026-11-25T03:00:00Z"
+
+
+def test_a_batch_is_worked_off_in_slices_and_nothing_is_lost_between(
+    crowd: Place, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(longseal.harvest, "_SLICE", 2)
+    workspace = crowd.open()
+    found = harvest_all(workspace)
+    assert evidence(workspace) == undisturbed.evidence
+    assert len(found.images) == len(workspace.catalog.images()) == 7
+    assert_safe(workspace)
+    assert len(records_of(crowd)) == 7
+    assert harvest_all(crowd.open(hours=1)).packs == []
 
 
 def test_a_registry_of_many_repositories_is_divided_into_batches(place: Place) -> None:

@@ -20,6 +20,7 @@ from longseal.archive.pack import (
     load_pack,
     pack_key,
     read_pack,
+    store_index,
     store_pack,
     write_pack,
 )
@@ -334,6 +335,20 @@ def test_a_pack_is_stored_with_its_index_and_loaded_by_digest(
         found = archive.stat(key)
         assert found is not None
         assert found.retain_until == until
+
+
+def test_an_index_that_a_crash_prevented_is_written_later(
+    archive: Archive, evidence: tuple[Evidence, ...]
+) -> None:
+    pack = write_pack(evidence)
+    until = datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)
+    archive.put(pack_key(pack.digest), pack.data, until)
+    store_index(archive, pack.digest, until)
+    store_index(archive, pack.digest, until)
+    assert archive.get(index_key(pack.digest)) == pack.index
+    found = archive.stat(index_key(pack.digest))
+    assert found is not None
+    assert found.retain_until == until
 
 
 def test_an_index_that_another_library_wrote_is_left_alone(

@@ -1,16 +1,23 @@
 """The steps of a seal: what they sign, what they refuse to sign, and what a crash leaves."""
 
 import json
-from datetime import UTC, datetime
+import shutil
+from collections.abc import Collection
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import create_engine, text
 from tests.installation import Installation, seal
 
 from longseal import harvest
+from longseal.archive.interface import Archive
 from longseal.archive.leaf import Leaf
 from longseal.archive.pack import Evidence, load_pack, store_pack, write_pack
+from longseal.archive.records import Place, Record, newest_records, record_files, record_line
 from longseal.audit.audit import audit
+from longseal.catalog.models import Image
 from longseal.errors import (
     RefusedError,
     RetryableError,
@@ -21,7 +28,7 @@ from longseal.errors import (
 )
 from longseal.seal.images import attach_images, sign_images
 from longseal.seal.period import Period
-from longseal.seal.published import published
+from longseal.seal.published import published, read_lines
 from longseal.seal.reseal import Reseal
 from longseal.seal.signers.file import FileSigner
 from longseal.verify.report import State
@@ -109,6 +116,73 @@ def test_a_leaf_that_its_evidence_does_not_bear_out_is_set_aside_and_never_signe
     assert sealed is not None
     assert sealed.size == 100
     assert "me@stella.example" not in json.dumps(sealed.statement.predicate)
+
+
+def test_the_records_in_a_seal_are_the_newest_that_harvests_archived(
+    harvested: Installation,
+) -> None:
+    workspace = harvested.workspace()
+    image = workspace.catalog.images()[0]
+    unknown = _archive_record(workspace, image, hours=1, state="unknown")
+    # A worker that may write the catalog sets it back to the search that was whole.
+    _write_record(workspace, image, image.record)
+    sealed = seal(workspace, "r-one").sealed
+    assert sealed is not None
+    lines = read_lines(workspace, [sealed.files()["records.jsonl"]])
+    assert len(lines) == 20
+    assert unknown in lines
+    assert image.record.encode() not in lines
+    assert sealed.statement.predicate["counts"]["records"] == {"unknown": 1, "whole": 19}
+    assert sign_images(workspace, sealed)["image_statements"] == 1
+    assert attach_images(workspace, sealed)["attached"] == 19
+
+
+def test_a_record_that_was_only_written_into_the_catalog_is_not_sealed(
+    harvested: Installation,
+) -> None:
+    workspace = harvested.workspace()
+    image = workspace.catalog.images()[0]
+    _write_record(workspace, image, image.record.replace('"count":5', '"count":6'))
+    with pytest.raises(VerificationError, match="no harvest archived"):
+        Reseal(workspace, "r-one").freeze()
+    assert harvested.key_operations() == 0
+
+
+def test_a_record_that_is_not_in_the_archive_is_never_signed_whoever_froze_it(
+    harvested: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = harvested.workspace()
+
+    def forged(archive: Archive, places: Collection[Place]) -> dict[Place, Record]:
+        found = newest_records(archive, places)
+        place, record = min(found.items())
+        line = record.line.replace(b'"count":5', b'"count":6')
+        assert line != record.line
+        return {**found, place: Record.parse(line)}
+
+    with monkeypatch.context() as patch:
+        patch.setattr("longseal.seal.reseal.newest_records", forged)
+        Reseal(workspace, "r-one").freeze()
+    with pytest.raises(VerificationError, match="1 completeness records"):
+        Reseal(workspace, "r-one").recheck()
+    with pytest.raises(RefusedError):
+        Reseal(harvested.workspace(), "r-one").sign()
+    assert harvested.key_operations() == 0
+    sealed = seal(harvested.workspace(), "r-one").sealed
+    assert sealed is not None
+    assert sealed.size == 100
+
+
+def test_an_image_whose_record_a_crash_prevented_is_counted_as_having_none(
+    harvested: Installation,
+) -> None:
+    shutil.rmtree(harvested.folder / "archive/records")
+    with create_engine(f"sqlite:///{harvested.folder}/catalog.db").begin() as connection:
+        connection.execute(text("DELETE FROM image"))
+    sealed = seal(harvested.workspace(), "r-one").sealed
+    assert sealed is not None
+    assert sealed.statement.predicate["counts"]["records"] == {"none": 20}
+    assert sign_images(harvested.workspace(), sealed)["image_statements"] == 0
 
 
 def test_evidence_changed_in_the_archive_is_not_sealed(harvested: Installation) -> None:
@@ -239,6 +313,31 @@ def test_a_statement_takes_a_thousand_images_and_no_more(harvested: Installation
 def _a_leaf(workspace: Workspace) -> tuple[bytes, str]:
     row = workspace.catalog.evidence()[0]
     return row.leaf.encode(), row.pack
+
+
+def _archive_record(workspace: Workspace, image: Image, hours: float, **changed: Any) -> bytes:
+    """What a harvest does whose search ends otherwise, these hours after the last."""
+    at = image.checked_at + timedelta(hours=hours)
+    line = record_line(json.loads(image.record) | changed, at)
+    for key, data in record_files([line], at):
+        workspace.store(key, data)
+    return line
+
+
+def _write_record(workspace: Workspace, image: Image, record: str) -> None:
+    """What a worker that may write the catalog could do."""
+    workspace.catalog.record_images(
+        [
+            {
+                "source": image.source,
+                "repository": image.repository,
+                "digest": image.digest,
+                "state": "whole",
+                "record": record,
+                "checked_at": image.checked_at,
+            }
+        ]
+    )
 
 
 def _write_row(workspace: Workspace, leaf: Leaf, pack: str) -> None:
