@@ -97,16 +97,24 @@ def _refuse_unrepeatable(value: object) -> None:
         raise MalformedError(f"JSON has no {type(value).__name__}")
 
 
-def parse_json(data: bytes, what: str, limit: int = MAX_JSON_BYTES) -> Any:
+def parse_json(
+    data: bytes, what: str, limit: int = MAX_JSON_BYTES, values: int | None = None
+) -> Any:
     """Parse JSON from outside, bounded before it is parsed.
 
     :param what: what the bytes are meant to be, for the message
     :param limit: most bytes accepted
+    :param values: most values accepted; None for one in 16 of ``limit``, more than documents have
+        and less than fills the memory: each takes at least 64 bytes, and may be spelled in two
     :raises MalformedError: too large, too deep, not UTF-8, not JSON, or a key given twice
     """
     if len(data) > limit:
         raise MalformedError(f"{what} has {len(data)} bytes, more than the {limit} allowed")
-    if _nesting(data) > MAX_JSON_DEPTH:
+    bare = _STRING.sub(b"", data)
+    most = limit // 16 if values is None else values
+    if bare.count(b",") + bare.count(b"[") + bare.count(b"{") > most:
+        raise MalformedError(f"{what} holds more than the {most} values allowed")
+    if _nesting(bare) > MAX_JSON_DEPTH:
         raise MalformedError(f"{what} nests deeper than {MAX_JSON_DEPTH} levels")
     try:
         return json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
@@ -114,9 +122,11 @@ def parse_json(data: bytes, what: str, limit: int = MAX_JSON_BYTES) -> Any:
         raise MalformedError(f"{what} is not JSON: {err}") from err
 
 
-def parse_object(data: bytes, what: str, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
+def parse_object(
+    data: bytes, what: str, limit: int = MAX_JSON_BYTES, values: int | None = None
+) -> dict[str, Any]:
     """:func:`parse_json` for a document that must be an object."""
-    value = parse_json(data, what, limit)
+    value = parse_json(data, what, limit, values)
     if not isinstance(value, dict):
         raise MalformedError(f"{what} is not a JSON object but {type(value).__name__}")
     return value
@@ -128,8 +138,8 @@ _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _OTHER = bytes(set(range(256)) - _STEPS.keys())
 
 
-def _nesting(data: bytes) -> int:
-    brackets = _STRING.sub(b"", data).translate(None, _OTHER)
+def _nesting(bare: bytes) -> int:
+    brackets = bare.translate(None, _OTHER)
     return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0)
 
 

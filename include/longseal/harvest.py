@@ -440,7 +440,7 @@ class _Run:
         """Groups on their way through the verifying processes, while fetching goes on."""
         waiting: list[_Found] = []
         for found in fetched:
-            if found.kind != "bundle":
+            if found.kind in ("refused", "other"):
                 yield _Group([found], None)
                 continue
             waiting.append(found)
@@ -457,6 +457,7 @@ class _Run:
                 one.attachment.candidate.subject,
                 one.attachment.candidate.repository,
                 self._collected_at,
+                one.attachment.manifest.data,
             )
             for one in found
         )
@@ -464,12 +465,9 @@ class _Run:
     def _set_aside(self, found: _Found) -> Judgement:
         if found.kind == "refused":
             outcome, reason = Outcome.REJECTED, Reason("malformed", found.refusal)
-        elif found.kind == "other":
-            text = f"no attestation: {_artifact_type(found.attachment)}"
-            outcome, reason = Outcome.IGNORED, Reason("not-an-attestation", text)
         else:
-            text = f"no engine here judges cosign's older attachments ({found.kind})"
-            outcome, reason = Outcome.UNKNOWN, Reason("unsupported", text)
+            text = f"no attestation: {_types(found.attachment)}"
+            outcome, reason = Outcome.IGNORED, Reason("not-an-attestation", text)
         return Judgement(outcome, reason, signed_at=self._collected_at, engine="none")
 
     def _settled(self, groups: Iterable[_Group]) -> Iterator[tuple[_Found, Judgement]]:
@@ -665,6 +663,9 @@ def _speaking(attachment: Attachment) -> list[_Found]:
     return list(speaking.values()) or [_Found(attachment, attachment.manifest.data, "other")]
 
 
-def _artifact_type(attachment: Attachment) -> str:
+def _types(attachment: Attachment) -> str:
+    """What the layers are called; of an attachment without layers, what it is called itself."""
+    layers = (*(layer.descriptor for layer in attachment.layers), *attachment.ignored)
     descriptor = attachment.candidate.manifest
-    return descriptor.artifact_type or descriptor.media_type
+    named = sorted({layer.media_type for layer in layers})
+    return ", ".join(named) or descriptor.artifact_type or descriptor.media_type

@@ -20,6 +20,10 @@ DSSE: Final = "application/vnd.dsse.envelope.v1+json"
 SIMPLE_SIGNING: Final = "application/vnd.dev.cosign.simplesigning.v1+json"
 IN_TOTO: Final = "application/vnd.in-toto+json"
 
+_ENVELOPE_VALUES: Final = 10_000
+"""An envelope holds little but one long text; what has more values in it is no envelope, and is not
+worth the memory that they take."""
+
 Kind = Literal["bundle", "dsse", "simplesigning", "other"]
 
 
@@ -33,9 +37,7 @@ class Layer:
     @property
     def kind(self) -> Kind:
         """What the bytes should be judged as."""
-        if self.descriptor.media_type == IN_TOTO:
-            return "dsse" if _is_envelope(self.data) else "other"
-        return classify(self.descriptor.media_type)
+        return kind_of(self.descriptor.media_type, self.data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,13 @@ def classify(media_type: str) -> Kind:
     if kind == f"{BUNDLE}+json" or (kind.startswith(f"{BUNDLE}.v") and kind.endswith("+json")):
         return "bundle"
     return {DSSE: "dsse", SIMPLE_SIGNING: "simplesigning"}.get(kind, "other")  # type: ignore[return-value]
+
+
+def kind_of(media_type: str, data: bytes) -> Kind:
+    """:func:`classify`, with a look into what is called an in-toto statement, signed or not."""
+    if media_type == IN_TOTO:
+        return "dsse" if _is_envelope(data) else "other"
+    return classify(media_type)
 
 
 def fetch(registry: Registry, candidate: Candidate) -> Attachment:
@@ -116,6 +125,7 @@ def _layer(registry: Registry, repository: str, descriptor: Descriptor) -> Layer
 def _is_envelope(data: bytes) -> bool:
     """Whether bytes called an in-toto statement are a signed envelope around one."""
     try:
-        return {"payload", "signatures"} <= parse_object(data, "statement").keys()
+        document = parse_object(data, "statement", values=_ENVELOPE_VALUES)
+        return {"payload", "signatures"} <= document.keys()
     except MalformedError:
         return False

@@ -30,6 +30,7 @@ from longseal.registry.model import (
     OCI_INDEX,
     check_reference,
     check_repository,
+    fallback_tag,
     is_tag,
     media_type_of,
     parse_descriptor,
@@ -42,6 +43,8 @@ MAX_INDEX_BYTES: Final = 64 * 1024 * 1024
 MAX_ENTRIES: Final = 200_000
 MAX_DEPTH: Final = 16
 _CHUNK: Final = 1024 * 1024
+_KIND: Final = "dev.cosignproject.cosign/"
+_SAVED: Final = {"sigs": ".sig", "atts": ".att"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +227,7 @@ class LayoutRegistry:
         index = _Index(
             stamp,
             entries,
-            {tag: entry for tag, entry in named if tag is not None},
+            _saved(entries) | {tag: entry for tag, entry in named if tag is not None},
             {entry.digest: entry.media_type for entry in entries},
         )
         self._indexes[repository] = index
@@ -363,6 +366,16 @@ def _tag_in(name: object) -> str | None:
         return None
     tag = name.rpartition(":")[2]
     return tag if is_tag(tag) else None
+
+
+def _saved(entries: Sequence[Descriptor]) -> dict[str, Descriptor]:
+    """The older tags of a layout that ``cosign save`` wrote: it notes kinds in their place."""
+    kinds = [(entry.annotations.get("kind", "").removeprefix(_KIND), entry) for entry in entries]
+    images = [entry for kind, entry in kinds if kind in ("image", "imageIndex")]
+    if len(images) != 1:
+        return {}
+    base = fallback_tag(images[0].digest)
+    return {base + _SAVED[kind]: entry for kind, entry in kinds if kind in _SAVED}
 
 
 def _tag_of(entry: dict[str, Any]) -> str | None:

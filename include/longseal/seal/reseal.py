@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from longseal import __version__
 from longseal.archive.leaf import Leaf
-from longseal.archive.pack import load_pack
+from longseal.archive.pack import Evidence, load_pack
 from longseal.archive.records import Record, newest_records, not_archived
 from longseal.canonical import canonical_json, digest_of, sha256_hex, timestamp
 from longseal.catalog.models import Seal
@@ -298,15 +298,15 @@ class Reseal:
         failed: dict[bytes, str] = {}
         with _Judges(workspace) as judges:
             for digest in workspace.catalog.packs_of(wanted):
-                cases: list[tuple[bytes, Leaf, bytes]] = []
+                cases: list[Evidence] = []
                 for item in load_pack(workspace.archive, digest):
                     line = item.leaf.line()
                     if line in missing:
                         missing.discard(line)
-                        cases.append((line, item.leaf, item.payload))
-                for line, leaf, judgement in judges.judge(cases):
+                        cases.append(item)
+                for leaf, judgement in judges.judge(cases):
                     if difference := _difference(leaf, judgement):
-                        failed[line] = difference
+                        failed[leaf.line()] = difference
         failed.update(dict.fromkeys(missing, "it is in no pack of the archive"))
         return failed
 
@@ -459,28 +459,20 @@ class _Judges:
         for pool in self._pools.values():
             pool.__exit__(None, None, None)
 
-    def judge(
-        self, cases: Sequence[tuple[bytes, Leaf, bytes]]
-    ) -> Iterator[tuple[bytes, Leaf, Judgement]]:
-        """Judge ``(line, leaf, payload)`` each, on every core."""
-        groups: dict[tuple[str, str], list[tuple[bytes, Leaf, bytes]]] = {}
-        for case in cases:
-            named = (case[1].trust, case[1].policy)
+    def judge(self, evidence: Iterable[Evidence]) -> Iterator[tuple[Leaf, Judgement]]:
+        """Judge each piece again, on every core."""
+        groups: dict[tuple[str, str], list[Evidence]] = {}
+        for item in evidence:
+            named = (item.leaf.trust, item.leaf.policy)
             known = named if set(named) <= self._accepted else self._current
-            groups.setdefault(known, []).append(case)
+            groups.setdefault(known, []).append(item)
         for named, group in groups.items():
             pool = self._pool(named)
             parts = [group[at : at + _CASES] for at in range(0, len(group), _CASES)]
-            futures = [
-                pool.submit(
-                    Case(payload, leaf.image, leaf.repository, leaf.collected_at)
-                    for _, leaf, payload in part
-                )
-                for part in parts
-            ]
+            futures = [pool.submit(map(Case.kept, part)) for part in parts]
             for part, future in zip(parts, futures, strict=True):
-                for (line, leaf, _), judgement in zip(part, future.result(), strict=True):
-                    yield line, leaf, judgement
+                for item, judgement in zip(part, future.result(), strict=True):
+                    yield item.leaf, judgement
 
     def _pool(self, named: tuple[str, str]) -> VerifierPool:
         if named not in self._pools:

@@ -15,11 +15,12 @@ from longseal.errors import (
     UnsupportedError,
     VerificationError,
 )
-from longseal.registry.attachment import Layer, fetch
+from longseal.registry.attachment import fetch
 from longseal.registry.discovery import discover
 from longseal.registry.interface import Registry
 from longseal.seal.proof import Anchors, verify_statement
 from longseal.verify.engine import Engine, Outcome
+from longseal.verify.pool import Case, judge
 from longseal.verify.report import Report, State
 
 
@@ -81,13 +82,16 @@ def verify_image(
     for candidate in found.candidates:
         where = f"{name} {candidate.manifest.digest[:19]}"
         try:
-            layers = [one for one in fetch(registry, candidate).layers if one.kind == "bundle"]
+            attachment = fetch(registry, candidate)
         except LongsealError as err:
             bad = isinstance(err, MalformedError | VerificationError)
             report.add(where, State.FAILED if bad else State.UNKNOWN, str(err))
             continue
-        for layer in layers:
-            report.attempt(where, _LayerCheck(layer, repository, digest, expected, seen, now))
+        manifest = attachment.manifest.data
+        layers = [one for one in attachment.layers if one.kind in ("bundle", "dsse")]
+        for data in dict.fromkeys(one.data for one in layers):
+            check = _LayerCheck(data, manifest, repository, digest, expected, seen, now)
+            report.attempt(where, check)
     # What could not be looked at may have been the one that was missed.
     unsure = any(check.state is State.UNKNOWN for check in report.checks[before:])
     absent = State.UNKNOWN if unsure else State.FAILED
@@ -100,7 +104,8 @@ def verify_image(
 
 @dataclass(frozen=True, slots=True)
 class _LayerCheck:
-    layer: Layer
+    data: bytes
+    manifest: bytes
     repository: str
     image: str
     expected: Expectations
@@ -108,7 +113,7 @@ class _LayerCheck:
     now: datetime
 
     def __call__(self) -> str:
-        document = parse_object(self.layer.data, "the bundle")
+        document = parse_object(self.data, "the attachment")
         material: Any = document.get("verificationMaterial")
         if isinstance(material, dict) and "publicKey" in material:
             return self._statement()
@@ -118,14 +123,16 @@ class _LayerCheck:
         engine = self.expected.engine
         if engine is None:
             return "a keyless attestation; no trusted root and policy were given to judge it by"
-        judgement = engine.judge(self.layer.data, self.image, self.repository, self.now)
+        judgement = judge(
+            engine, Case(self.data, self.image, self.repository, self.now, self.manifest)
+        )
         if judgement.outcome is Outcome.UNKNOWN:
             raise UnsupportedError(str(judgement.reason))
         if judgement.outcome is Outcome.REJECTED:
             raise VerificationError(str(judgement.reason))
         if judgement.outcome is Outcome.IGNORED:
             return f"an image signature by {judgement.identity}: genuine, and it attests nothing"
-        key = (sha256_hex(self.layer.data), self.image)
+        key = (sha256_hex(self.data), self.image)
         if self.expected.sealed is not None and key not in self.expected.sealed:
             raise VerificationError("it verifies, and no seal at hand covers it")
         self.seen.verified.append(judgement.predicate_type or "")
@@ -138,7 +145,7 @@ class _LayerCheck:
             return "a statement by a key; no key was given to judge it by"
         if trusted_root is None:
             raise UnsupportedError("its timestamps cannot be checked without a seal-trusted-root")
-        statement, stamped = verify_statement(self.layer.data, anchors, trusted_root, "image")
+        statement, stamped = verify_statement(self.data, anchors, trusted_root, "image")
         hexes = {subject.digest.get("sha256") for subject in statement.subjects}
         if self.image.removeprefix("sha256:") not in hexes:
             raise VerificationError("the statement does not speak of this image")

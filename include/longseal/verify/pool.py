@@ -7,24 +7,59 @@ import os
 import threading
 from collections.abc import Iterable
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from types import TracebackType
 
-from longseal.errors import RetryableError
-from longseal.verify.engine import Engine, Judgement
-from longseal.verify.policy import Policy
+from longseal.archive.pack import Evidence
+from longseal.errors import MalformedError, RetryableError, UnsupportedError
+from longseal.verify.engine import Engine, Judgement, Outcome
+from longseal.verify.formats import Reading, readings
+from longseal.verify.policy import Policy, Reason
 from longseal.verify.trust import TrustMaterial
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One attestation to judge: the bytes as found, and what they were found on."""
+    """One piece of evidence to judge: the bytes as found, and what they were found on.
+
+    :param manifest: the OCI manifest whose layer ``data`` is; None where it is a bundle for certain
+    """
 
     data: bytes
-    image: str
+    image: str | None
     repository: str
     collected_at: datetime
+    manifest: bytes | None = None
+
+    @classmethod
+    def kept(cls, evidence: Evidence) -> Case:
+        """What a pack holds, to be judged again as it was then."""
+        leaf = evidence.leaf
+        return cls(
+            evidence.payload, leaf.image, leaf.repository, leaf.collected_at, evidence.manifest
+        )
+
+
+def judge(engine: Engine, case: Case) -> Judgement:
+    """Judge what ``case`` says: of several signatures over it, the first that is accepted.
+
+    Never raises for anything that is found.
+    """
+    found = Judgement(Outcome.UNKNOWN, None, signed_at=case.collected_at, engine=engine.name)
+    try:
+        said = (
+            (Reading(case.data),) if case.manifest is None else readings(case.data, case.manifest)
+        )
+    except MalformedError as err:
+        return replace(found, outcome=Outcome.REJECTED, reason=Reason("malformed", str(err)))
+    except UnsupportedError as err:
+        return replace(found, reason=Reason("unsupported", str(err)))
+    judgements = [
+        engine.judge(one.bundle, case.image, case.repository, case.collected_at) for one in said
+    ]
+    accepted = (Outcome.VERIFIED, Outcome.IGNORED)
+    return next((one for one in judgements if one.outcome in accepted), judgements[0])
 
 
 class Judging:
@@ -117,6 +152,4 @@ def _died() -> RetryableError:
 
 def _judge_all(cases: list[Case]) -> list[Judgement]:
     assert _engine is not None
-    return [
-        _engine.judge(case.data, case.image, case.repository, case.collected_at) for case in cases
-    ]
+    return [judge(_engine, case) for case in cases]

@@ -33,6 +33,7 @@ from longseal.seal.tree import leaf_hash
 from longseal.verify.engine import Engine, Outcome
 from longseal.verify.image import Expectations, verify_image
 from longseal.verify.policy import MAX_CERTIFICATE, Identity, Name, Policy, Rule
+from longseal.verify.pool import Case, judge
 from longseal.verify.report import Report, State
 from longseal.verify.trust import TrustMaterial
 from longseal.workspace import Workspace, utc_now
@@ -230,7 +231,7 @@ def _known(report: Report, digest: str, workspace: Workspace) -> None:
                 TrustMaterial.parse(workspace.kept(leaf.trust)),
                 Policy.parse(workspace.kept(leaf.policy)),
             )
-            judgement = engine.judge(item.payload, leaf.image, leaf.repository, leaf.collected_at)
+            judgement = judge(engine, Case.kept(item))
             if judgement.outcome is not Outcome.VERIFIED:
                 raise VerificationError(f"it no longer verifies: {judgement.reason}")
             return f"{leaf.predicate_type} by {judgement.identity}{_where(workspace, row, sealed)}"

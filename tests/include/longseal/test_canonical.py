@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -202,3 +203,26 @@ def test_a_time_is_read_back_whatever_its_offset() -> None:
 def test_any_other_spelling_of_a_time_is_malformed(text: str) -> None:
     with pytest.raises(MalformedError, match="RFC 3339"):
         parse_timestamp(text)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"[" + b"[]," * 5_000_000 + b"[]]", b"[" + b"1," * 8_000_000 + b"1]", b"{},{" * 4_000_000],
+)
+def test_more_values_than_a_document_has_are_refused_before_they_fill_the_memory(
+    data: bytes,
+) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(MalformedError, match="values"):
+            parse_json(data, "this")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 * len(data)
+
+
+def test_brackets_and_commas_in_texts_are_no_values() -> None:
+    assert parse_json(b'["[{,,,,", "\\",[{"]', "this", values=3) == ["[{,,,,", '",[{']
+    with pytest.raises(MalformedError, match="more than the 3 values"):
+        parse_json(b"[1, 2, 3, 4]", "this", values=3)

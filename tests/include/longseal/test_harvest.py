@@ -435,12 +435,37 @@ def test_what_is_no_attestation_is_ignored_and_what_cannot_be_judged_is_unknown(
     attached(place.registry, subject, b"{}", "application/spdx+json")
     attached(place.registry, subject, b"{}", "application/vnd.dev.cosign.simplesigning.v1+json")
     attached(place.registry, subject, b"{}", "application/vnd.dsse.envelope.v1+json")
+    envelope = json.dumps(parse_object(signature, "bundle")["dsseEnvelope"]).encode()
+    attached(place.registry, subject, envelope, "application/vnd.dsse.envelope.v1+json")
     workspace = place.open()
-    assert harvest_all(workspace).total == Tally(found=4, ignored=2, unknown=2)
+    refused = Counter(malformed=1, signature=1)
+    assert harvest_all(workspace).total == Tally(found=5, ignored=2, unknown=1, rejected=refused)
     assert Counter(each[-1] for each in evidence(workspace)) == {
         "image-signature": 1,
         "not-an-attestation": 1,
-        "unsupported": 2,
+        "malformed": 1,
+        "signature": 1,
+        "unsupported": 1,
+    }
+    assert_safe(workspace)
+
+
+def test_what_is_ignored_is_listed_with_its_type(place: Place) -> None:
+    subject = image(place.registry, "v1")
+    attached(place.registry, subject, b"{}", "application/spdx+json")
+    cyclonedx = "application/vnd.cyclonedx+json"
+    config = {"mediaType": EMPTY_CONFIG, "digest": digest_of(b"{}"), "size": 2}
+    layer = {"mediaType": cyclonedx, "digest": digest_of(b"sbom"), "size": 4}
+    sbom = manifest_of({"config": config, "layers": [layer]})
+    put(place.registry, sbom, fallback_tag(subject.digest) + ".sbom")
+    unsigned = b'{"_type": "https://in-toto.io/Statement/v1"}'
+    attached(place.registry, subject, unsigned, "application/vnd.in-toto+json")
+    workspace = place.open()
+    assert harvest_all(workspace).total == Tally(found=3, ignored=3)
+    assert {row.reason for row in workspace.catalog.evidence()} == {
+        "not-an-attestation: no attestation: application/spdx+json",
+        "not-an-attestation: no attestation: application/vnd.cyclonedx+json",
+        "not-an-attestation: no attestation: application/vnd.in-toto+json",
     }
     assert_safe(workspace)
 

@@ -313,3 +313,27 @@ def test_a_document_without_a_type_is_what_the_index_calls_it(
     assert found is not None and found.media_type == OCI_INDEX
     entry = json.loads((tmp_path / "corp/app/index.json").read_text())["manifests"][0]
     assert entry["annotations"] == {REF_NAME: "v1"}
+
+
+def test_a_layout_that_cosign_saved_has_its_older_tags(tmp_path: Path) -> None:
+    registry = LayoutRegistry("exported", tmp_path)
+    image, signature, attestation = (manifest(annotations={"n": n}) for n in "123")
+    for one in (image, signature, attestation):
+        registry.put_manifest("corp/app", one, "v1")
+    named = (("image", image), ("sigs", signature), ("atts", attestation))
+    entries = [
+        {**descriptor(one), "annotations": {"kind": f"dev.cosignproject.cosign/{kind}"}}
+        for kind, one in named
+    ]
+    index = tmp_path / "corp/app/index.json"
+
+    def tags(*entries: dict[str, Any]) -> dict[str, str | None]:
+        index.write_text(json.dumps({"schemaVersion": 2, "manifests": entries}))
+        found = LayoutRegistry("exported", tmp_path)
+        return {tag: found.resolve("corp/app", tag) for tag in found.tags("corp/app")}
+
+    base = image.digest.replace(":", "-")
+    expected = {f"{base}.sig": signature.digest, f"{base}.att": attestation.digest}
+    assert tags(*entries) == expected
+    assert tags(*entries[1:]) == {}
+    assert tags(*entries, {**entries[0], **descriptor(attestation)}) == {}

@@ -1,0 +1,119 @@
+"""Cosign's older attachments, as real projects made them, through the whole harvest."""
+
+import csv
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from longseal.archive.pack import load_pack
+from longseal.canonical import parse_object
+from longseal.catalog.models import Evidence
+from longseal.errors import SettingsError
+from longseal.harvest import harvest, plan
+from longseal.settings import parse
+from longseal.verify.engine import Engine
+from longseal.verify.policy import Policy
+from longseal.verify.pool import Case, judge
+from longseal.verify.trust import TrustMaterial
+from longseal.workspace import Workspace
+
+REPOSITORY = "corp/app"
+PLACES = {"verify": ".sig", "verify-attestation": ".att"}
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "MANIFEST.tsv").open(newline="") as file:
+        return [row for row in csv.DictReader(file, delimiter="\t") if row["type"] == "oci-case"]
+
+
+def opened(folder: Path, row: dict[str, str], bundles: Path) -> Workspace:
+    """The layout of ``row`` as a registry, under a policy that takes the row's signer alone."""
+    shutil.copytree(
+        bundles / row["path"], folder / "registry" / REPOSITORY, copy_function=shutil.copyfile
+    )
+    (folder / "archive").mkdir()
+    settings = {
+        "organisation": "stella.example",
+        "catalog": f"sqlite:///{folder}/catalog.db",
+        "archive": {"kind": "directory", "path": "archive"},
+        "trust": {"trusted_root": str(bundles / row["trusted_root"])},
+        "registries": [{"name": "exported", "layout": "registry"}],
+        "policy": [
+            {
+                "repositories": [REPOSITORY],
+                "predicates": ["https://**"],
+                "identities": [{"identity": row["identity"], "issuer": row["issuer"]}],
+            }
+        ],
+        "signer": {"kind": "file", "path": "key.pem"},
+        "timestamps": [{"url": "http://127.0.0.1:1/", "certificates": "tsa.pem"}],
+        "harvest": {"workers": 1},
+    }
+    return Workspace(parse(yaml.safe_dump(settings).encode(), folder / "longseal.yaml"))
+
+
+@pytest.fixture(scope="module")
+def harvested(
+    sigstore_bundles: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, tuple[dict[str, str], Workspace, Evidence]]]:
+    """By case, its row and the evidence of the attachment that the row speaks of."""
+    found = {}
+    for row in rows_of(sigstore_bundles):
+        workspace = opened(tmp_path_factory.mktemp(row["id"]), row, sigstore_bundles)
+        try:
+            workspace.trusted_root  # noqa: B018
+        except SettingsError:
+            continue
+        for batch in plan(workspace)[0]:
+            assert not harvest(workspace, batch).unreachable
+        (image,) = {one.image for one in workspace.catalog.evidence()}
+        tag = image.replace(":", "-") + PLACES[row["content"]]
+        manifest = workspace.registry("exported").resolve(REPOSITORY, tag)
+        assert manifest is not None
+        (evidence,) = workspace.catalog.evidence(manifest=manifest)
+        found[row["id"]] = (row, workspace, evidence)
+    yield found
+
+
+def test_the_twelve_layouts_agree_with_what_upstream_says(
+    harvested: dict[str, tuple[dict[str, str], Workspace, Evidence]],
+) -> None:
+    accepted = {"verify": "ignored", "verify-attestation": "verified"}
+    expected = {
+        name: accepted[row["content"]] if row["expectation"] == "pass" else "rejected"
+        for name, (row, _, _) in harvested.items()
+    }
+    assert {
+        name: evidence.verdict
+        for name, (_, _, evidence) in harvested.items()
+        if evidence.verdict != "unknown"
+    }.items() <= expected.items()
+
+
+def test_evidence_is_the_manifest_and_the_layer_and_judged_alike_from_them_alone(
+    harvested: dict[str, tuple[dict[str, str], Workspace, Evidence]],
+) -> None:
+    for row, workspace, evidence in harvested.values():
+        (item,) = (
+            one
+            for one in load_pack(workspace.archive, evidence.pack)
+            if one.leaf.line().decode() == evidence.leaf
+        )
+        layout = Path(workspace.settings.path).parent / "registry" / REPOSITORY / "blobs/sha256"
+        assert item.manifest == (layout / evidence.manifest[7:]).read_bytes()
+        assert item.payload == (layout / evidence.bundle[7:]).read_bytes()
+        leaf = item.leaf
+        engine = Engine(
+            TrustMaterial.parse(workspace.kept(leaf.trust)),
+            Policy.parse(workspace.kept(leaf.policy)),
+        )
+        again = judge(engine, Case.kept(item))
+        assert (again.outcome, again.subjects, again.identity) == (
+            leaf.verdict,
+            leaf.subject,
+            leaf.signer and leaf.signer.identity,
+        ), row["id"]
+        assert "layers" in parse_object(item.manifest, "manifest")
