@@ -26,6 +26,7 @@ from longseal.errors import (
     LongsealError,
     MalformedError,
     PermanentError,
+    RefusedError,
     RegistryError,
     RetryableError,
     SettingsError,
@@ -35,6 +36,7 @@ from longseal.registry.attachment import Attachment, fetch
 from longseal.registry.discovery import Candidate, CompletenessRecord, descendants, discover
 from longseal.registry.interface import Registry
 from longseal.seal.tree import leaf_hash
+from longseal.settings import EVERYTHING
 from longseal.verify.engine import Judgement, Outcome
 from longseal.verify.policy import Reason
 from longseal.verify.pool import Case, Judging, VerifierPool
@@ -183,7 +185,7 @@ def plan(workspace: Workspace, size: int = 25) -> tuple[list[Batch], dict[str, s
     for chosen in workspace.settings.registries:
         try:
             listed = set(workspace.registry(chosen.name).repositories())
-        except (RetryableError, MalformedError) as err:
+        except (RetryableError, MalformedError, RefusedError) as err:
             silent[chosen.name] = str(err)
             continue
         # A repository that is gone is looked for as well: its evidence has vanished.
@@ -292,6 +294,7 @@ class _Run:
     ) -> None:
         self._workspace = workspace
         self._registry: Registry = workspace.registry(registry)
+        self._chosen = next(item for item in workspace.settings.registries if item.name == registry)
         self._pool = pool
         self._fetchers = fetchers
         self._own: set[str] = set()
@@ -337,7 +340,7 @@ class _Run:
     def _subjects(self, repositories: Sequence[str]) -> Iterator[_Subject]:
         """Every image, once: tagged, child of an index, named by a fallback tag, or held.
 
-        Held are images whose evidence should still be there, whether or not a tag says so.
+        Held are images whose evidence should still be there, whatever a tag or a filter says.
         """
         held = self._workspace.catalog.held_images(self._registry.name, repositories)
         listings = self._ahead(self._listing, repositories)
@@ -347,14 +350,16 @@ class _Run:
             if listing is not None
             for tag in (None, *listing.images)
         )
-        repository, seen = "", set[str]()
+        wanted = self._chosen.digests
+        repository, seen, kept = "", set[str](), set[str]()
         for listing, digests in self._ahead(self._images, named):
             if listing.repository != repository:
                 repository, seen = listing.repository, set()
+                kept = held.get(repository, set())
                 revealed = {f"sha256:{tag[7:71]}" for tag in listing.special}
-                digests = sorted(revealed | held.get(repository, set()))
+                digests = sorted(kept | (revealed if self._chosen.tags == EVERYTHING else set()))
             for digest in digests:
-                if digest not in seen:
+                if digest not in seen and (digest in kept or wanted.takes(digest)):
                     seen.add(digest)
                     yield _Subject(repository, digest, listing.special)
 
@@ -365,7 +370,8 @@ class _Run:
             self._result.unreachable[f"{self._registry.name}/{repository}"] = str(err)
             return None
         special = frozenset(tag for tag in tags if _NOT_AN_IMAGE.fullmatch(tag))
-        return _Listing(repository, tuple(sorted(set(tags) - special)), special)
+        images = filter(self._chosen.tags.takes, sorted(set(tags) - special))
+        return _Listing(repository, tuple(images), special)
 
     def _images(self, named: tuple[_Listing, str | None]) -> tuple[_Listing, list[str]]:
         """The images behind one tag. One that cannot be read does not hide the others."""

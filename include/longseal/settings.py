@@ -12,7 +12,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cache
 from importlib import resources
@@ -23,6 +23,7 @@ import yaml
 
 from longseal.canonical import canonical_json
 from longseal.errors import SettingsError
+from longseal.patterns import matches_any
 
 if TYPE_CHECKING:
     from jsonschema import ValidationError
@@ -83,15 +84,40 @@ class S3ArchiveSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """Tags or digests, by patterns where ``*`` stands for anything."""
+
+    include: tuple[str, ...] = ("**",)
+    exclude: tuple[str, ...] = ()
+
+    def takes(self, text: str) -> bool:
+        """Whether ``text`` is included and not excluded."""
+        return matches_any(self.include, text) and not matches_any(self.exclude, text)
+
+
+EVERYTHING: Final = Filter()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RegistrySettings:
+    """:param repositories: names and patterns, those of ``repositories_file`` among them"""
+
     name: str
     url: str
     repositories: tuple[str, ...] = ("**",)
+    repositories_file: Path | None = None
+    tags: Filter = EVERYTHING
+    digests: Filter = EVERYTHING
     visibility: Visibility = "private"
     conn_id: str | None = None
     username_env: str | None = None
     password_env: str | None = None
+    docker_config: Path | None = None
     ca_file: Path | None = None
+    client_certificate: Path | None = None
+    client_key: Path | None = None
+    proxy: str | None = None
+    internal_hosts: tuple[str, ...] = ()
     requests_per_second: int | None = None
 
 
@@ -102,6 +128,9 @@ class LayoutSettings:
     name: str
     layout: Path
     repositories: tuple[str, ...] = ("**",)
+    repositories_file: Path | None = None
+    tags: Filter = EVERYTHING
+    digests: Filter = EVERYTHING
     visibility: Visibility = "private"
 
 
@@ -187,7 +216,12 @@ class RegistrySiteSettings:
     conn_id: str | None = None
     username_env: str | None = None
     password_env: str | None = None
+    docker_config: Path | None = None
     ca_file: Path | None = None
+    client_certificate: Path | None = None
+    client_key: Path | None = None
+    proxy: str | None = None
+    internal_hosts: tuple[str, ...] = ()
     requests_per_second: int | None = None
 
 
@@ -278,7 +312,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
         ) from err
     settings = parse(data, path)
     _require_files(settings)
-    return settings
+    return _with_listed_repositories(settings)
 
 
 def parse(data: bytes, path: Path) -> Settings:
@@ -611,14 +645,26 @@ def _catalog(url: str, folder: Path) -> str:
     return f"{prefix}{folder / url.removeprefix(prefix)}" if url.startswith(prefix) else url
 
 
+_FILES: Final = (
+    "repositories_file",
+    "docker_config",
+    "ca_file",
+    "client_certificate",
+    "client_key",
+)
+_PATHS: Final = frozenset({"path", "layout", "public_key", *_FILES})
+
+
 def _fields(item: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The keys of a schema object as the fields of its dataclass."""
     found = {key: value for key, value in item.items() if key != "kind"}
-    for key in {"path", "layout", "ca_file", "public_key"} & found.keys():
+    for key in _PATHS & found.keys():
         found[key] = folder / found[key]
-    for key in {"repositories", "predicates"} & found.keys():
+    for key in {"repositories", "predicates", "internal_hosts"} & found.keys():
         found[key] = tuple(found[key])
-    for key in {"url", "endpoint"} & found.keys():
+    for key in {"tags", "digests"} & found.keys():
+        found[key] = Filter(**{part: tuple(patterns) for part, patterns in found[key].items()})
+    for key in {"url", "endpoint", "proxy"} & found.keys():
         found[key] = found[key].rstrip("/")
     return found
 
@@ -630,6 +676,8 @@ def _archive(item: Mapping[str, Any], folder: Path) -> ArchiveSettings:
 
 
 def _registry(item: Mapping[str, Any], folder: Path) -> RegistrySettings | LayoutSettings:
+    if "repositories_file" in item:
+        item = {"repositories": (), **item}
     if "layout" in item:
         return LayoutSettings(**_fields(item, folder))
     return RegistrySettings(**_fields(item, folder))
@@ -738,9 +786,9 @@ def _require_files(settings: Settings) -> None:
     ]
     for group, items in (("registries", settings.registries), ("sites", settings.sites)):
         named += [
-            (f"{group}[{at}].ca_file", item.ca_file)
+            (f"{group}[{at}].{key}", getattr(item, key, None))
             for at, item in enumerate(items)
-            if isinstance(item, RegistrySettings | RegistrySiteSettings)
+            for key in _FILES
         ]
     for setting, file in named:
         if file is not None and not file.is_file():
@@ -749,3 +797,42 @@ def _require_files(settings: Settings) -> None:
         if isinstance(item, LayoutSettings) and not item.layout.is_dir():
             setting = f"registries[{at}].layout"
             raise SettingsError(setting, f"no such folder: {item.layout}", settings.where(setting))
+
+
+def _with_listed_repositories(settings: Settings) -> Settings:
+    """The settings, with the names and patterns of each ``repositories_file`` read in."""
+    registries = []
+    for at, item in enumerate(settings.registries):
+        if item.repositories_file is not None:
+            setting = f"registries[{at}].repositories_file"
+            listed = _listed(item.repositories_file, setting, settings.where(setting))
+            item = replace(item, repositories=(*item.repositories, *listed))
+        registries.append(item)
+    return replace(settings, registries=tuple(registries))
+
+
+_LISTED = re.compile(r"[a-z0-9*][a-z0-9*._/-]{0,254}")
+
+
+def _listed(file: Path, setting: str, where: str) -> list[str]:
+    """A name or pattern a line; what follows a ``#`` is for people."""
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(MAX_BYTES + 1)
+        text = data.decode()
+    except (OSError, UnicodeDecodeError) as err:
+        raise SettingsError(setting, f"{file} cannot be read: {type(err).__name__}", where) from err
+    if len(data) > MAX_BYTES:
+        raise SettingsError(setting, f"{file} is larger than the {MAX_BYTES} bytes allowed", where)
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        name = line.partition("#")[0].strip()
+        if name and _LISTED.fullmatch(name) is None:
+            raise SettingsError(
+                setting, f"{file}:{number}: expected the name or pattern of repositories", where
+            )
+        if name:
+            found.append(name)
+    if not found:
+        raise SettingsError(setting, f"{file} names no repository", where)
+    return found

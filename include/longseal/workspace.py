@@ -159,8 +159,16 @@ class Workspace:
             chosen.name,
             chosen.url,
             patterns=chosen.repositories,
-            credentials=Credentials(login.username, login.password) if login else None,
+            credentials=Credentials(
+                login.username if login else None,
+                login.password if login else None,
+                chosen.docker_config,
+            ),
             ca_file=chosen.ca_file,
+            client_certificate=chosen.client_certificate,
+            client_key=chosen.client_key,
+            proxy=chosen.proxy,
+            internal_hosts=chosen.internal_hosts,
             budget=chosen.requests_per_second,
         )
 

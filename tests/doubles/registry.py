@@ -47,6 +47,7 @@ class Quirks:
     next_host: str | None = None
     bearer: tuple[str, str] | None = None
     basic: tuple[str, str] | None = None
+    basic_challenge: str = 'Basic realm="lab"'
     realm: str | None = None
     token_lifetime: int | None = None
     deletes: bool = True
@@ -300,7 +301,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif quirks.basic is not None:
             if given == _basic(*quirks.basic):
                 return True
-            challenge = 'Basic realm="lab"'
+            challenge = quirks.basic_challenge
         else:
             return True
         self.answer(401, _error("UNAUTHORIZED"), {"WWW-Authenticate": challenge})

@@ -63,6 +63,9 @@ class Authenticator:
         self._bearer: dict[Scope, str] = {}
         self._basic: str | None = None
         self._oras: Any = None
+        # A login that was given goes before AWS's own chain.
+        host = base.hostname or ""
+        self._ecr = _ECR.fullmatch(host) is not None and self._credentials.username is None
 
     def header(self, scope: Scope) -> str | None:
         """The header that served this scope last; None before the first challenge."""
@@ -116,7 +119,7 @@ class Authenticator:
 
     def _password(self, challenges: Sequence[str]) -> str | None:
         backend = self._backend()
-        if _ECR.fullmatch(self._base.hostname or ""):
+        if self._ecr:
             challenge = SimpleNamespace(headers={"Www-Authenticate": challenges[0]})
             try:
                 headers, _ = backend.authenticate_request(challenge, {}, refresh=True)
@@ -135,9 +138,8 @@ class Authenticator:
             from oras.auth import get_auth_backend
             from oras.container import Container
 
-            kind = "ecr" if _ECR.fullmatch(self._base.hostname or "") else "token"
-            backend = get_auth_backend(kind, _Session(self._allowed_get))
             given = self._credentials
+            backend = get_auth_backend("ecr" if self._ecr else "token", _Session(self._allowed_get))
             if given.username is not None and given.password is not None:
                 backend.set_basic_auth(given.username, given.password)
             else:

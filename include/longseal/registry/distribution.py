@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from threading import Lock
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, Unpack
 from urllib.parse import urlencode
 
 from longseal.canonical import MAX_JSON_BYTES, digest_of, hex_of, is_digest, parse_object
 from longseal.errors import MalformedError, RefusedError, RegistryError
 from longseal.patterns import matches_any
-from longseal.registry.auth import Credentials, Scope
+from longseal.registry.auth import Scope
 from longseal.registry.interface import Descriptor, Manifest
 from longseal.registry.model import (
     DOCKER_LIST,
@@ -27,7 +26,7 @@ from longseal.registry.model import (
     media_type_of,
     parse_index,
 )
-from longseal.registry.transport import Answer, Transport
+from longseal.registry.transport import Answer, Options, Transport
 
 MAX_PAGES: Final = 5_000
 MAX_NAMES: Final = 1_000_000
@@ -55,9 +54,8 @@ class DistributionRegistry:
     :param name: the settings' name for it
     :param url: ``http://`` or ``https://`` and a host
     :param patterns: repositories to work on; with no ``*`` in any, the catalog is never asked for
-    :param budget: requests a second, over all threads
 
-    The other parameters are those of :class:`~longseal.registry.transport.Transport`.
+    The other options are those of :class:`~longseal.registry.transport.Transport`.
     """
 
     def __init__(
@@ -65,16 +63,11 @@ class DistributionRegistry:
         name: str,
         url: str,
         patterns: Sequence[str] = ("**",),
-        credentials: Credentials | None = None,
-        ca_file: Path | None = None,
-        budget: float | None = None,
-        retries: int = 4,
-        timeout: float = 30.0,
-        backoff: float = 0.5,
+        **options: Unpack[Options],
     ) -> None:
         self._name = name
         self._patterns = tuple(patterns)
-        self._http = Transport(url, credentials, ca_file, budget, retries, timeout, backoff)
+        self._http = Transport(url, **options)
         self._referrers_api: dict[str, bool] = {}
         self._uploading = tuple(Lock() for _ in range(64))
 

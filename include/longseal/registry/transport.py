@@ -13,9 +13,10 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Final, TypeVar
-from urllib.parse import SplitResult, urljoin, urlsplit
+from typing import Any, BinaryIO, Final, TypedDict, TypeVar
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
@@ -23,13 +24,18 @@ from urllib3.response import BaseHTTPResponse
 
 import longseal
 from longseal.canonical import parse_object
-from longseal.errors import MalformedError, RegistryError, SettingsError
+from longseal.errors import MalformedError, RefusedError, RegistryError, SettingsError
 from longseal.registry.auth import MAX_TOKEN_BYTES, Authenticator, Credentials, Scope
+from longseal.registry.connections import TooSlow, addresses, is_off_limits, pool_classes
+from longseal.registry.pace import Pace
 
 MAX_REDIRECTS: Final = 5
 MAX_ERROR_BYTES: Final = 64 * 1024
 MAX_WAIT: Final = 60.0
 """Longest pause in seconds that a retry sits out; asked for more, the task is given back."""
+
+MAX_RETRY_AFTER: Final = 24 * 3600.0
+"""Longest pause in seconds that a registry is believed to need."""
 
 CHUNK: Final = 256 * 1024
 _BUSY: Final = frozenset({408, 429, 500, 502, 503, 504})
@@ -67,27 +73,19 @@ class _Transient(Exception):
         super().__init__(message)
 
 
-class _Pace:
-    """At most ``rate`` requests a second, and none while the registry asked for a pause."""
+class Options(TypedDict, total=False):
+    """What :class:`Transport` takes beside the URL."""
 
-    def __init__(self, rate: float | None) -> None:
-        self._gap = 1.0 / rate if rate else 0.0
-        self._next = 0.0
-        self._lock = threading.Lock()
-
-    def wait(self) -> None:
-        if not self._gap and not self._next:
-            return
-        with self._lock:
-            now = time.monotonic()
-            turn = max(self._next, now)
-            self._next = turn + self._gap
-        if turn > now:
-            time.sleep(turn - now)
-
-    def hold(self, seconds: float) -> None:
-        with self._lock:
-            self._next = max(self._next, time.monotonic() + seconds)
+    credentials: Credentials | None
+    ca_file: Path | None
+    client_certificate: Path | None
+    client_key: Path | None
+    proxy: str | None
+    internal_hosts: Collection[str]
+    budget: float | None
+    retries: int
+    timeout: float
+    backoff: float
 
 
 class Transport:
@@ -95,18 +93,27 @@ class Transport:
 
     :param url: ``http://`` or ``https://`` and a host, without ``/v2/``
     :param ca_file: PEM file of the authorities trusted instead of the system's
-    :param budget: requests a second, over all threads; None for no limit
+    :param client_certificate: PEM file shown to the registry itself, and to nobody else
+    :param client_key: its key, where that is not in the same file; it has no password
+    :param proxy: URL of the proxy for everything, in place of the environment's
+    :param internal_hosts: names at internal addresses that the registry may send its client to
+    :param budget: requests a second, over all threads and processes here; None for no limit
     :param retries: attempts after the first, with exponential backoff and jitter
     :param timeout: seconds to connect, and between two pieces of an answer
     :param backoff: seconds before the first retry
-    :raises SettingsError: the URL or the CA file cannot be used
+    :raises SettingsError: the URL or one of the files cannot be used
     """
 
     def __init__(
         self,
         url: str,
+        *,
         credentials: Credentials | None = None,
         ca_file: Path | None = None,
+        client_certificate: Path | None = None,
+        client_key: Path | None = None,
+        proxy: str | None = None,
+        internal_hosts: Collection[str] = (),
         budget: float | None = None,
         retries: int = 4,
         timeout: float = 30.0,
@@ -116,14 +123,19 @@ class Transport:
         self._origin = _origin(self._base)
         self._retries = retries
         self._backoff = backoff
-        self._pace = _Pace(budget)
+        self._pace = Pace(budget, "{}://{}:{}".format(*self._origin))
         self._options: dict[str, Any] = {
             "timeout": urllib3.Timeout(timeout),
             "maxsize": 32,
             "blocksize": CHUNK,
         }
         self._ca_file = ca_file
-        self._managers: dict[tuple[bool, str, str | None], urllib3.PoolManager] = {}
+        self._client_certificate = client_certificate
+        self._client_key = client_key
+        self._proxy = proxy
+        self._internal_hosts = frozenset(host.lower() for host in internal_hosts)
+        self._inside: bool | None = None
+        self._managers: dict[tuple[bool, bool, str, str | None], urllib3.PoolManager] = {}
         self._manager_lock = threading.Lock()
         self._manager = self._manager_for(self._base)
         self._auth = Authenticator(self._base, credentials, self._token_get)
@@ -257,13 +269,15 @@ class Transport:
         """Send with the credentials of ``scope``, answering one challenge."""
         sent = self._auth.header(scope)
         response = self._follow(method, target, headers, sent, body)
-        if response.status != 401 or not (body is None or isinstance(body, bytes)):
+        if response.status != 401:
             return response
         challenges = response.headers.getlist("WWW-Authenticate")
         _discard(response)
         renewed = self._auth.renew(scope, sent, challenges)
         if renewed is None:
             return response
+        if not (body is None or isinstance(body, bytes)):
+            raise _Transient(f"{method} {self.host}{_shown(target)}: 401, with a body half sent")
         return self._follow(method, target, headers, renewed, body)
 
     def _follow(
@@ -312,6 +326,7 @@ class Transport:
                 decode_content=False,
             )
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as err:
+            _give_up_on_slowness(err, _shown(url))
             raise _Transient(
                 f"{method} {_shown(url)}: no answer ({type(err).__name__}); "
                 "check the address, the network and the registry's log"
@@ -337,6 +352,7 @@ class Transport:
                 chunks.append(chunk)
         except (urllib3.exceptions.HTTPError, OSError) as err:
             response.close()
+            _give_up_on_slowness(err, f"{self.host}{target}")
             raise _Transient(
                 f"{self.host}{target}: the answer broke off ({type(err).__name__})"
             ) from err
@@ -363,22 +379,47 @@ class Transport:
         return RegistryError(message)
 
     def _manager_for(self, url: SplitResult) -> urllib3.PoolManager:
-        proxy = None
-        if not proxy_bypass(url.netloc):
+        """The pools for ``url``, when the registry may send its client there.
+
+        :raises RefusedError: it is an internal address that the settings do not name
+        """
+        proxy = self._proxy
+        if proxy is None and not proxy_bypass(url.netloc):
             proxy = getproxies().get(url.scheme)
         own = _origin(url) == self._origin
-        key = (own, url.scheme, proxy)
+        checked = not (own or self._may_be_inside(url))
+        if checked:
+            for address in addresses(url.hostname or "", url.port):
+                self._refuse_inside(address)
+        key = (own, checked, url.scheme, proxy)
         with self._manager_lock:
             if key not in self._managers:
                 options = dict(self._options)
                 if url.scheme == "https":
                     options["ssl_context"] = self._context(own)
-                self._managers[key] = (
-                    urllib3.ProxyManager(proxy, **options)
-                    if proxy
-                    else urllib3.PoolManager(num_pools=16, **options)
-                )
+                if proxy:
+                    manager: urllib3.PoolManager = _proxied(proxy, options)
+                    manager.pool_classes_by_scheme = pool_classes()
+                else:
+                    manager = urllib3.PoolManager(num_pools=16, **options)
+                    check = self._refuse_inside if checked else None
+                    manager.pool_classes_by_scheme = pool_classes(check)
+                self._managers[key] = manager
             return self._managers[key]
+
+    def _may_be_inside(self, url: SplitResult) -> bool:
+        host = (url.hostname or "").lower()
+        return host == self._origin[1] or host in self._internal_hosts
+
+    def _refuse_inside(self, address: str) -> None:
+        if self._inside is None:
+            own = addresses(self._origin[1], self._origin[2])
+            self._inside = any(is_off_limits(found, registry_inside=False) for found in own)
+        if is_off_limits(address, self._inside):
+            raise RefusedError(
+                f"{self.host} sends its client to the internal address {address}: refused; name "
+                "the host in internal_hosts if that is right"
+            )
 
     def _context(self, own: bool) -> ssl.SSLContext:
         """The private authority is for the registry; its blob store may have a public one too."""
@@ -388,6 +429,16 @@ class Transport:
                 context.load_verify_locations(self._ca_file)
         except OSError as err:
             raise SettingsError("ca_file", f"cannot read {self._ca_file}: {err}") from err
+        if own and self._client_certificate is not None:
+            try:
+                # Without a password OpenSSL would ask the terminal for one.
+                context.load_cert_chain(self._client_certificate, self._client_key, password="")
+            except OSError as err:
+                raise SettingsError(
+                    "client_certificate",
+                    f"no certificate and key, without a password, in {self._client_certificate} "
+                    f"and {self._client_key or 'the same file'}: {type(err).__name__}",
+                ) from err
         return context
 
     def _token_get(self, url: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
@@ -417,6 +468,7 @@ class _Stream(io.RawIOBase):
             data = self._response.read(len(buffer))
         except (urllib3.exceptions.HTTPError, OSError) as err:
             self._response.close()
+            _give_up_on_slowness(err, self._what)
             raise RegistryError(f"{self._what}: broke off ({type(err).__name__})") from err
         buffer[: len(data)] = data
         return len(data)
@@ -450,9 +502,37 @@ def _error_code(body: bytes) -> str:
     return found if isinstance(found, str) and _CODE.fullmatch(found) else ""
 
 
+def _give_up_on_slowness(err: Exception, what: str) -> None:
+    """An answer that drips in is not asked for again: it would hold a thread each time."""
+    if any(isinstance(part, TooSlow) for part in (err, *err.args)):
+        raise RegistryError(f"{what}: the answer comes too slowly") from err
+
+
 def _retry_after(value: str | None) -> float | None:
-    """Seconds in a ``Retry-After``; a date there is rare, and treated as silence."""
-    return float(value) if value and value.isdecimal() and len(value) < 10 else None
+    """Seconds in a ``Retry-After`` (RFC 9110, 10.2.3): a number, or a date from now on."""
+    if not value:
+        return None
+    if value.isdecimal():
+        return min(float(value), MAX_RETRY_AFTER) if len(value) < 10 else None
+    try:
+        seconds = parsedate_to_datetime(value).timestamp() - time.time()
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER)
+
+
+def _proxied(url: str, options: dict[str, Any]) -> urllib3.ProxyManager:
+    """The pools behind a proxy; its login stands in the environment's URL, never in a setting."""
+    parts = urlsplit(url)
+    headers = None
+    if parts.username is not None:
+        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        headers = urllib3.make_headers(proxy_basic_auth=login)
+        url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    try:
+        return urllib3.ProxyManager(url, proxy_headers=headers, **options)
+    except (urllib3.exceptions.HTTPError, ValueError) as err:
+        raise SettingsError("proxy", "expected an http or https URL of a proxy") from err
 
 
 def _base(url: str) -> SplitResult:

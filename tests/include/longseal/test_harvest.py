@@ -336,6 +336,41 @@ def test_an_image_without_attestations_is_recorded_as_empty(place: Place) -> Non
     assert (row.digest, row.state) == (subject.digest, "empty")
 
 
+# -- what the settings leave out -----------------------------------------------------------------
+
+
+def chosen(place: Place, **filters: dict[str, list[str]]) -> Place:
+    return replace(
+        place,
+        content=place.content
+        | {"registries": [{"name": "exported", "layout": "registry", **filters}]},
+    )
+
+
+def test_tags_that_the_settings_leave_out_are_not_looked_at_and_no_fallback_tag_reveals_them(
+    place: Place, sigstore: SigstoreDouble
+) -> None:
+    subjects = {tag: image(place.registry, tag) for tag in ("v1", "v2-dev", "latest")}
+    for subject in subjects.values():
+        signed = attached(place.registry, subject, sigstore.attest(subject.digest, at=SIGNED))
+        manifest = place.registry.manifest(APP, signed)
+        assert manifest is not None
+        put(place.registry, manifest, fallback_tag(subject.digest) + ".att")
+    filtered = chosen(place, tags={"include": ["v*"], "exclude": ["*-dev"]})
+    assert set(filtered.harvest().images) == {subjects["v1"].digest}
+    assert set(place.harvest(hours=1).images) == {one.digest for one in subjects.values()}
+    # What is held is looked for, whatever the filter says: or nobody would see it vanish.
+    assert len(filtered.harvest(hours=2).images) == 3
+
+
+def test_digests_that_the_settings_leave_out_are_not_looked_at(place: Place) -> None:
+    subjects = [image(place.registry, tag).digest for tag in ("v1", "v2", "v3")]
+    one = chosen(place, digests={"include": [subjects[0]]})
+    assert set(one.harvest().images) == {subjects[0]}
+    others = chosen(place, digests={"exclude": [f"{subjects[0][:20]}*"]})
+    assert set(others.harvest().images) == set(subjects[1:])
+
+
 # -- one thing wrong among many ------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ from longseal.settings import (
     DirectoryArchiveSettings,
     Duration,
     FileSignerSettings,
+    Filter,
     Identity,
     KmsSignerSettings,
     LayoutSettings,
@@ -83,7 +84,15 @@ registries:
     conn_id: longseal_registry
     username_env: REGISTRY_USER
     password_env: REGISTRY_PASSWORD
+    repositories_file: more.txt
+    tags: {include: ["v*"], exclude: ["*-dev", "*-rc*"]}
+    digests: {exclude: ["sha256:0*"]}
+    docker_config: docker.json
     ca_file: ca.pem
+    client_certificate: client.pem
+    client_key: client.key
+    proxy: http://proxy.stella.example:3128/
+    internal_hosts: [auth.stella.example, 10.0.0.9]
     requests_per_second: 50
   - {name: exported, layout: ./registry}
 policy:
@@ -115,9 +124,12 @@ sites:
 """
 
 
+REGISTRY_FILES = ("ca.pem", "client.pem", "client.key", "docker.json", "more.txt")
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for name in ("trusted_root.json", "tsa.pem", "rekor.pem", "ca.pem"):
+    for name in ("trusted_root.json", "tsa.pem", "rekor.pem", *REGISTRY_FILES):
         (tmp_path / name).write_text("x")
     (tmp_path / "registry").mkdir()
     return tmp_path
@@ -184,12 +196,20 @@ def test_every_setting_is_read(read: Callable[[str], Settings], folder: Path) ->
         RegistrySettings(
             name="main",
             url="https://registry.stella.example:5000",
-            repositories=("corp/*",),
+            repositories=("corp/*", "x"),
+            repositories_file=folder / "more.txt",
+            tags=Filter(include=("v*",), exclude=("*-dev", "*-rc*")),
+            digests=Filter(exclude=("sha256:0*",)),
             visibility="public",
             conn_id="longseal_registry",
             username_env="REGISTRY_USER",
             password_env="REGISTRY_PASSWORD",
+            docker_config=folder / "docker.json",
             ca_file=folder / "ca.pem",
+            client_certificate=folder / "client.pem",
+            client_key=folder / "client.key",
+            proxy="http://proxy.stella.example:3128",
+            internal_hosts=("auth.stella.example", "10.0.0.9"),
             requests_per_second=50,
         ),
         LayoutSettings(name="exported", layout=folder / "registry"),
@@ -282,7 +302,7 @@ def test_a_file_that_is_not_there_is_named(folder: Path) -> None:
         (
             "    url: http://localhost:5000\n",
             "    url: http://localhost:5000\n    layout: registry\n",
-            "longseal.yaml:7: registries[0].url: unknown key; known: layout, name, ",
+            "longseal.yaml:7: registries[0].url: unknown key; known: digests, layout, ",
         ),
         (
             "kind: directory",
@@ -495,6 +515,10 @@ def test_a_pattern_that_does_not_compile_is_refused(
         ("tsa.pem", "timestamps[0].certificates: no such file: tsa.pem"),
         ("rekor.pem", "rekor.public_key: no such file: rekor.pem"),
         ("ca.pem", "registries[0].ca_file: no such file: ca.pem"),
+        ("client.pem", "registries[0].client_certificate: no such file: client.pem"),
+        ("client.key", "registries[0].client_key: no such file: client.key"),
+        ("docker.json", "registries[0].docker_config: no such file: docker.json"),
+        ("more.txt", "registries[0].repositories_file: no such file: more.txt"),
         ("registry", "registries[1].layout: no such folder: registry"),
     ],
 )
@@ -509,6 +533,44 @@ def test_the_key_is_not_needed_where_nothing_signs(read: Callable[[str], Setting
     signer = read(SMALL).signer
     assert isinstance(signer, FileSignerSettings)
     assert not signer.path.exists()
+
+
+def test_a_list_in_a_file_adds_repositories_to_those_named(
+    read: Callable[[str], Settings], folder: Path
+) -> None:
+    (folder / "more.txt").write_text("# ours\n\ncorp/db\n  team/**  # theirs\n")
+    listed = "url: http://localhost:5000\n    repositories_file: more.txt"
+    found = read(small("url: http://localhost:5000", listed)).registries[0]
+    assert found.repositories == ("corp/*", "corp/db", "team/**")
+    alone = small("url: http://localhost:5000", listed).replace('repositories: ["corp/*"]', "", 1)
+    assert read(alone).registries[0].repositories == ("corp/db", "team/**")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"corp/db\n../etc\n", "more.txt:2: expected the name or pattern"),
+        (b"a b", "more.txt:1: expected the name or pattern"),
+        (b"# none", "names no repository"),
+        (b"\xff", "cannot be read: UnicodeDecodeError"),
+        (b"x\n" * 600_000, "larger than"),
+    ],
+)
+def test_a_list_in_a_file_that_cannot_be_meant_is_refused(
+    content: bytes, expected: str, folder: Path, refusal: Callable[[str], str]
+) -> None:
+    (folder / "more.txt").write_bytes(content)
+    message = refusal(FULL)
+    assert "registries[0].repositories_file: " in message and expected in message
+
+
+def test_a_filter_takes_what_is_included_and_not_excluded() -> None:
+    chosen = Filter(include=("v*", "latest"), exclude=("*-dev",))
+    assert [tag for tag in ("v1", "latest", "v1-dev", "w1") if chosen.takes(tag)] == [
+        "v1",
+        "latest",
+    ]
+    assert Filter().takes("anything")
 
 
 @pytest.mark.parametrize("section", ["registries", "sites"])
@@ -691,7 +753,8 @@ def test_the_defaults_of_the_schema_are_those_in_force(
 ) -> None:
     """Writing every default of the schema out changes nothing."""
     bare = yaml.safe_load(FULL)
-    del bare["registries"][0]["visibility"], bare["registries"][0]["repositories"]
+    for key in ("visibility", "repositories", "repositories_file"):
+        del bare["registries"][0][key]
     del bare["policy"][0]["max_certificate_minutes"], bare["archive"]["prefix"]
     del bare["timestamp_quorum"], bare["image_statement_days"], bare["retention"]["default"]
 

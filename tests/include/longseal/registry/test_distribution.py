@@ -5,16 +5,9 @@ import ssl
 import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 from tests.doubles.registry import Failure, RegistryDouble, Start, image
 
 from longseal.canonical import digest_of
@@ -31,7 +24,6 @@ from longseal.registry.distribution import DistributionRegistry
 from longseal.registry.interface import Manifest
 from longseal.registry.model import OCI_MANIFEST
 
-LOOPBACK = ip_address("127.0.0.1")
 ABSENT = "sha256:" + "0" * 64
 LOGIN = Credentials("ci", "secret-word")
 
@@ -462,30 +454,6 @@ def test_a_redirect_leads_to_the_web_or_nowhere(start: Start, location: str) -> 
 
 
 # TLS and proxies
-
-
-@pytest.fixture
-def authority(tmp_path: Path) -> tuple[Path, ssl.SSLContext]:
-    """A certificate for 127.0.0.1 that only its own file vouches for, and a server's context."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "lab")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(LOOPBACK)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    file = tmp_path / "lab.pem"
-    file.write_bytes(
-        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        + certificate.public_bytes(Encoding.PEM)
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(file)
-    return file, context
 
 
 def test_tls_is_checked_against_the_given_authority(
