@@ -25,6 +25,7 @@ from longseal.verify.statement import IMAGE_SIGNATURE, PAYLOAD_TYPE, Statement
 from longseal.verify.trust import TrustMaterial, Window
 
 if TYPE_CHECKING:
+    from rfc3161_client import TimeStampResponse
     from sigstore._internal.timestamp import TimestampVerificationResult
     from sigstore.models import Bundle
     from sigstore.verify.verifier import Verifier
@@ -343,13 +344,26 @@ def _der_text(value: bytes) -> str:
 
 
 def _recording_verifier(trust: TrustMaterial) -> Verifier:
+    from sigstore._internal.timestamp import TimestampSource, TimestampVerificationResult
     from sigstore.verify.verifier import Verifier
 
     class RecordingVerifier(Verifier):
-        """Keeps the times and the chain that a verification rested on, which it does not return."""
+        """Keeps the times and the chain that a verification rested on, which it does not return,
+        and checks a timestamp authority's chain once."""
 
         times: list[TimestampVerificationResult]
         chain: list[x509.Certificate]
+
+        def _verify_signed_timestamp(
+            self, timestamp_response: TimeStampResponse, message: bytes
+        ) -> TimestampVerificationResult | None:
+            moment = timestamp_response.tst_info.gen_time
+            for authority, window in trust.timestamp_authorities:
+                if window.covers(moment) and authority.accepts(timestamp_response, message):
+                    return TimestampVerificationResult(
+                        source=TimestampSource.TIMESTAMP_AUTHORITY, time=moment
+                    )
+            return None
 
         def _establish_time(self, bundle: Bundle) -> list[TimestampVerificationResult]:
             self.times = super()._establish_time(bundle)

@@ -54,6 +54,8 @@ class TrustMaterial:
     """A trusted root as archived: its digest, its instances, and sigstore-python's view of it."""
 
     def __init__(self, digest: str, root: TrustedRoot) -> None:
+        from longseal.verify.timestamps import TokenVerifier
+
         self.digest = digest
         self.root = _StrictRoot(root)
         inner = root._inner
@@ -66,6 +68,12 @@ class TrustMaterial:
         )
         self.rekor_windows = _logs(inner.tlogs)
         self.certificate_log_windows = _logs(inner.ctlogs)
+        self.timestamp_authorities = tuple(
+            (TokenVerifier(chain), _window(authority._inner.valid_for))
+            for authority in self.root.get_timestamp_authorities()
+            # sigstore-python takes one certificate alone for a chain that is not complete.
+            if len(chain := authority.certificates(allow_expired=True)) > 1
+        )
 
     @classmethod
     def parse(cls, data: bytes) -> TrustMaterial:
