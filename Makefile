@@ -12,7 +12,7 @@ help:
 	@echo "make test      every test that needs no Go"
 	@echo "make lab-test  the tests against real services, built with Go (minutes, once)"
 	@echo "make lint      ruff;  make types: mypy --strict"
-	@echo "make bench     ratios beside cosign and sigstore-python, in the lab"
+	@echo "make bench     ratios beside its peers; BENCH=\"scale --full\": one section (docs/benchmark.md)"
 	@echo "make env       .env with the secrets of docker-compose.yaml"
 	@echo "make lock      requirements.txt anew from pyproject.toml (needs uv)"
 
@@ -41,7 +41,7 @@ types: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m tests.lab tools
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench $(BENCH)
 
 lock:
 	uv pip compile pyproject.toml --extra airflow --extra dev --universal --python-version 3.11 \

@@ -1,4 +1,4 @@
-"""`python -m tests.bench [--turns N] [--json]`: ratios beside cosign and sigstore-python."""
+"""`python -m tests.bench [SECTION...] [--turns N] [--full] [--json]`."""
 
 import argparse
 import json
@@ -7,53 +7,74 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench import harvest, verification
-from tests.bench.comparison import table
+from tests.bench import budget, harvest, nothing_new, scale, verification
+from tests.bench.comparison import Comparison, Figures, Result, table
 from tests.lab import LabError, open_lab
+
+LAB_SECTIONS = {
+    "harvest": harvest.measure,
+    "verification": verification.measure,
+    "nothing-new": nothing_new.measure,
+}
+SECTIONS = (*LAB_SECTIONS, "scale", "budget")
+SIZES = [1_000, 10_000]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench")
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}")
     parser.add_argument("--turns", type=int, default=5, help="turns of each contender")
+    parser.add_argument("--images", type=int, default=60, help="images of five attestations")
+    parser.add_argument("--full", action="store_true", help="scale up to 100,000 attestations")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
     arguments = parser.parse_args()
+    if unknown := set(arguments.sections) - set(SECTIONS):
+        parser.error(f"no such section: {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
+    load = os.getloadavg()[0]
     try:
         with tempfile.TemporaryDirectory(prefix="longseal-bench-") as name:
-            print(_measure(Path(name), arguments.turns, arguments.json))
+            results = _measure(Path(name), arguments)
     except LabError as error:
         print(error, file=sys.stderr)
         return 2
-    return 0
-
-
-def _measure(folder: Path, turns: int, as_json: bool) -> str:
-    load = os.getloadavg()[0]
-    with open_lab(folder) as lab:
-        registry = lab.registry("docker_registry")
-        turn = harvest.Turn(lab, registry.url, lab.sign_many(registry.url))
-        comparisons = [harvest.compare(turn, turns), verification.compare(turn.settings, turns)]
-    requests, cores = len(turn.requests), len(os.sched_getaffinity(0))
-    if as_json:
+    cores = len(os.sched_getaffinity(0))
+    if arguments.json:
         content = {
-            "comparisons": [comparison.to_json() for comparison in comparisons],
-            "requests_a_harvest": requests,
+            "comparisons": [one.to_json() for one in results if isinstance(one, Comparison)],
+            "figures": [one.to_json() for one in results if isinstance(one, Figures)],
+            "turns": arguments.turns,
             "cores": cores,
             "load_before": load,
         }
-        return json.dumps(content, indent=2)
-    ours, alone = (
-        requests / turn.attestations * sorted(series.rates)[len(series.rates) // 2]
-        for series in (comparisons[0].ours, comparisons[0].peers[-1])
+        print(json.dumps(content, indent=2))
+        return 0
+    print(
+        f"{table(results)}\n\n"
+        f"Where there are ratios: {arguments.turns} interleaved turns each, medians, and ratios of "
+        f"the same turn. {cores} cores; load before: {load:.1f}.\n"
+        "Left out of Longseal's harvests: the start of the interpreter, and but for the row that "
+        "says so, imports. cosign starts for every call, and a call an image is credited with all "
+        "its attestations."
     )
-    return (
-        f"{table(comparisons)}\n\n"
-        f"A harvest asks the registry {requests} times: {ours:.0f} requests a second, "
-        f"{ours / alone:.0%} of the {alone:.0f} that it answers when it is alone.\n"
-        f"{turns} turns each, interleaved, on {cores} cores; load before: {load:.1f}. Rates are "
-        "attestations a second; ratios are of the same turn.\n"
-        "Left out of Longseal's: the start of the interpreter, and but for the row that says so, "
-        "imports. cosign starts for every call."
-    )
+    return 0
+
+
+def _measure(folder: Path, arguments: argparse.Namespace) -> list[Result]:
+    chosen = [name for name in SECTIONS if name in (arguments.sections or SECTIONS)]
+    results: list[Result] = []
+    if in_lab := [LAB_SECTIONS[name] for name in chosen if name in LAB_SECTIONS]:
+        with open_lab(folder) as lab:
+            registry = lab.registry("docker_registry")
+            turn = harvest.Turn(
+                lab, registry.url, lab.sign_many(registry.url, images=arguments.images)
+            )
+            for measure in in_lab:
+                results += measure(turn, arguments.turns)
+    if "scale" in chosen:
+        results += scale.measure(folder, [*SIZES, *[100_000] * arguments.full])
+    if "budget" in chosen:
+        results += budget.measure(folder)
+    return results
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Rates of contenders that took turns, and the table of their ratios."""
+"""What was measured, and the one table of it all."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,10 +8,12 @@ from typing import Any
 Run = Callable[[], Mapping[str, float]]
 """One turn: the seconds that it took, by the name of what was timed."""
 
+HEADER = ("", "measured", "min-max", "ratio", "min-max", "demanded")
+
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One contender's items a second, turn by turn, and the ratio to it that is demanded."""
+    """One contender's items a second, turn by turn, and the least ratio to it that is demanded."""
 
     name: str
     rates: tuple[float, ...]
@@ -20,7 +22,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Longseal and its peers at the same work."""
+    """Longseal and its peers at the same work, by turns."""
 
     title: str
     ours: Series
@@ -29,6 +31,16 @@ class Comparison:
     def ratios(self, peer: Series) -> list[float]:
         """Ours to theirs, turn by turn: the two of a turn met the same load."""
         return [mine / other for mine, other in zip(self.ours.rates, peer.rates, strict=True)]
+
+    def rows(self) -> list[Sequence[str]]:
+        """For the table: medians, their ranges, the ratio of ours to each, the one demanded."""
+        rows: list[Sequence[str]] = [(f"{self.title}, a second",)]
+        rows.append((f"  {self.ours.name}", *_shown(self.ours.rates, 0)))
+        for peer in self.peers:
+            demanded = f">= {peer.demanded:.1f}" if peer.demanded else ""
+            ratios = _shown(self.ratios(peer), 2)
+            rows.append((f"  {peer.name}", *_shown(peer.rates, 0), *ratios, demanded))
+        return rows
 
     def to_json(self) -> dict[str, Any]:
         """Every rate, and every ratio with what is demanded of it."""
@@ -48,6 +60,52 @@ class Comparison:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A number that stands for itself, and the most that it may be."""
+
+    name: str
+    value: float
+    limit: float | None = None
+    digits: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Numbers of one kind of work."""
+
+    title: str
+    figures: tuple[Figure, ...]
+
+    def rows(self) -> list[Sequence[str]]:
+        """For the table."""
+        return [
+            (self.title,),
+            *(
+                (
+                    f"  {one.name}",
+                    f"{one.value:.{one.digits}f}",
+                    *("", "", ""),
+                    "" if one.limit is None else f"<= {one.limit:.{one.digits}f}",
+                )
+                for one in self.figures
+            ),
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Every number, and the most that it may be."""
+        return {
+            "title": self.title,
+            "figures": [
+                {"name": one.name, "value": round(one.value, 3), "limit": one.limit}
+                for one in self.figures
+            ],
+        }
+
+
+Result = Comparison | Figures
+
+
 def take_turns(runs: Sequence[Run], items: int, turns: int) -> dict[str, tuple[float, ...]]:
     """Items a second of each contender, `turns` times in a row; a first round is not counted."""
     rates: dict[str, list[float]] = {}
@@ -60,20 +118,14 @@ def take_turns(runs: Sequence[Run], items: int, turns: int) -> dict[str, tuple[f
     return {name: tuple(values) for name, values in rates.items()}
 
 
-def table(comparisons: Sequence[Comparison]) -> str:
-    """One table of all: medians, their ranges, the ratio of ours to each, the one demanded."""
-    rows = [("", "median/s", "min-max", "ratio", "min-max", "demanded")]
-    for comparison in comparisons:
-        rows.append((comparison.title, *[""] * 5))
-        rows.append((f"  {comparison.ours.name}", *_shown(comparison.ours.rates, 0), "", "", ""))
-        for peer in comparison.peers:
-            demanded = f"{peer.demanded:.1f}" if peer.demanded else ""
-            ratios = _shown(comparison.ratios(peer), 2)
-            rows.append((f"  {peer.name}", *_shown(peer.rates, 0), *ratios, demanded))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+def table(results: Sequence[Result]) -> str:
+    """One table of all."""
+    rows = [HEADER, *(row for result in results for row in result.rows())]
+    padded = [(*row, *[""] * (len(HEADER) - len(row))) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*padded, strict=True)]
     return "\n".join(
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
-        for row in rows
+        for row in padded
     )
 
 

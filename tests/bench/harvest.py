@@ -1,49 +1,23 @@
-"""Harvest, from discovery to verified evidence in the archive, beside `cosign verify-attestation`.
+"""First harvest, from discovery to verified evidence in the archive, beside cosign."""
 
-`python -m tests.bench.harvest SETTINGS...` is one turn: a harvest for each of the settings, whose
-catalogs and archives are empty, and the seconds of each as JSON. The first one pays for every
-import; the others show what a worker does once it runs. Each makes its own processes and
-connections. Left out are the interpreter's start and the reading of the settings.
-"""
-
-import json
-import logging
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from itertools import count
 from pathlib import Path
+from statistics import median
 from threading import local
 from typing import Any
 
-from longseal import harvest
+from longseal.harvest import FETCHERS
 from longseal.registry.distribution import ACCEPT
-from longseal.settings import load
-from longseal.workspace import Workspace
-from tests.bench.comparison import Comparison, Series, take_turns
+from tests.bench import child
+from tests.bench.comparison import Comparison, Figure, Figures, Result, Series, take_turns
 from tests.lab import Lab, SignedImage
 from tests.lab.tools import tool
-
-ROOT = Path(__file__).parents[2]
-
-SETTINGS = """\
-organisation: stella.example
-catalog: sqlite:///catalog.db
-archive: {{kind: directory, path: archive}}
-trust: {{trusted_root: {lab.trusted_root}}}
-registries:
-  - {{name: main, url: "{registry}", repositories: ["corp/*"]}}
-policy:
-  - repositories: ["corp/*"]
-    predicates: ["https://stella-ops.example/**"]
-    identities: [{{issuer: "{lab.issuer}", identity: {lab.identity}}}]
-signer: {{kind: file, path: unused.pem}}
-timestamps: [{{url: "{lab.tsa_url}", certificates: {lab.tsa_chain}}}]
-"""
 
 
 class Turn:
@@ -53,38 +27,58 @@ class Turn:
     """
 
     def __init__(self, lab: Lab, registry: str, images: Sequence[SignedImage]) -> None:
-        self._lab = lab
-        self._registry = registry
-        self._images = images
+        self.lab = lab
+        self.images = images
         self.attestations = sum(len(image.predicate_types) for image in images)
+        self.repositories = len({image.repository for image in images})
         self.requests: list[tuple[str, str]] = []
-        self.settings = Path()
+        self._registry = registry
         self._numbers = count()
+
+    def new_settings(self) -> Path:
+        """Settings of an installation that has harvested nothing yet."""
+        return child.write_settings(
+            self.lab.folder / f"bench-{next(self._numbers)}",
+            {"url": self._registry},
+            self.lab.trusted_root,
+            self.lab.identity,
+            self.lab.issuer,
+        )
+
+    def harvests(self, *settings: Path) -> list[dict[str, Any]]:
+        """What a fresh process has to say of harvests for these settings, each of which has found
+        everything verified, or known."""
+        results = child.harvests(*settings)
+        for result in results:
+            if result["verified"] + result["known"] != self.attestations:
+                raise RuntimeError(f"{self.attestations} attestations to verify, found {result}")
+        return results
 
     def longseal(self) -> Mapping[str, float]:
         """Two harvests in a fresh process."""
-        settings = [self._workspace(), self._workspace()]
-        found = child("tests.bench.harvest", *map(str, settings))
-        for result in found["harvests"]:
-            if result["verified"] != self.attestations:
-                raise RuntimeError(f"{self.attestations} attestations to verify, found {result}")
-        self.requests, self.settings = found["requests"], settings[-1]
-        first, second = (result["seconds"] for result in found["harvests"])
-        return {"longseal": second, "first": first}
+        first, second = self.harvests(self.new_settings(), self.new_settings())
+        self.requests = second["requests"]
+        return {"longseal": second["seconds"], "first": first["seconds"]}
 
     def by_image(self) -> Mapping[str, float]:
         """A call for each image. Whatever type it asks for, cosign verifies every attestation of
         the image before it looks at types: so it is credited with all of them."""
-        return {"by image": self._cosign([image.predicate_types[:1] for image in self._images], 1)}
+        return {"by image": self._verify([image.predicate_types[:1] for image in self.images], 1)}
 
     def two_at_a_time(self) -> Mapping[str, float]:
         """The same, with two calls at a time."""
-        return {"two": self._cosign([image.predicate_types[:1] for image in self._images], 2)}
+        return {"two": self._verify([image.predicate_types[:1] for image in self.images], 2)}
 
     def by_type(self) -> Mapping[str, float]:
         """A call for each image and type: what it takes to be shown every verdict."""
-        types = [tuple(dict.fromkeys(image.predicate_types)) for image in self._images]
-        return {"by type": self._cosign(types, 1)}
+        types = [tuple(dict.fromkeys(image.predicate_types)) for image in self.images]
+        return {"by type": self._verify(types, 1)}
+
+    def download(self) -> Mapping[str, float]:
+        """`cosign download attestation`, a call for each image, which verifies nothing."""
+        argv = ["download", "attestation"]
+        calls = [image.reference for image in self.images]
+        return {"download": self._cosign(argv, calls, self.attestations, 1)}
 
     def registry(self) -> Mapping[str, float]:
         """The very requests of the harvest, by a bare client that does nothing else."""
@@ -97,37 +91,31 @@ class Turn:
             own.connection.getresponse().read()
 
         started = time.perf_counter()
-        with ThreadPoolExecutor(harvest.FETCHERS) as threads:
+        with ThreadPoolExecutor(FETCHERS) as threads:
             for _ in threads.map(ask, self.requests):
                 pass
         return {"registry": time.perf_counter() - started}
 
-    def _workspace(self) -> Path:
-        folder = self._lab.folder / f"bench-{next(self._numbers)}"
-        (folder / "archive").mkdir(parents=True)
-        settings = folder / "longseal.yaml"
-        settings.write_text(SETTINGS.format(lab=self._lab, registry=self._registry))
-        return settings
-
-    def _cosign(self, types: Iterable[Sequence[str]], processes: int) -> float:
-        lab = self._lab
+    def _verify(self, types: Iterable[Sequence[str]], processes: int) -> float:
+        lab = self.lab
         who = ["--certificate-identity", lab.identity, "--certificate-oidc-issuer", lab.issuer]
-        verify = [tool("cosign"), "verify-attestation", *who, "--trusted-root"]
-        calls = [
-            f"--type={name} {image.reference}\n"
-            for image, names in zip(self._images, types, strict=True)
-            for name in names
+        argv = ["verify-attestation", *who, "--trusted-root", str(lab.trusted_root)]
+        asked = [
+            (image, name) for image, names in zip(self.images, types, strict=True) for name in names
         ]
-        expected = sum(
-            image.predicate_types.count(name)
-            for image, names in zip(self._images, types, strict=True)
-            for name in names
-        )
+        calls = [f"--type={name} {image.reference}" for image, name in asked]
+        expected = sum(image.predicate_types.count(name) for image, name in asked)
+        return self._cosign(argv, calls, expected, processes)
+
+    def _cosign(
+        self, argv: Sequence[str], calls: Sequence[str], expected: int, processes: int
+    ) -> float:
+        """The seconds of these calls, which show ``expected`` attestations, one a line."""
         started = time.perf_counter()
         done = subprocess.run(
-            ["xargs", "-L1", f"-P{processes}", *verify, str(lab.trusted_root)],
-            input="".join(calls),
-            env={"HOME": str(lab.folder), "PATH": os.environ["PATH"]},
+            ["xargs", "-L1", f"-P{processes}", tool("cosign"), *argv],
+            input="".join(f"{call}\n" for call in calls),
+            env={"HOME": str(self.lab.folder), "PATH": os.environ["PATH"]},
             capture_output=True,
             text=True,
             check=True,
@@ -138,61 +126,39 @@ class Turn:
         return seconds
 
 
-def compare(turn: Turn, turns: int) -> Comparison:
-    """Longseal, cosign in three ways, and the registry, by turns."""
-    contenders = [turn.longseal, turn.by_image, turn.two_at_a_time, turn.by_type, turn.registry]
+def measure(turn: Turn, turns: int) -> list[Result]:
+    """Longseal, cosign in four ways, and the registry, by turns."""
+    contenders = [
+        turn.longseal,
+        turn.by_image,
+        turn.download,
+        turn.two_at_a_time,
+        turn.by_type,
+        turn.registry,
+    ]
     rates = take_turns(contenders, turn.attestations, turns)
-    return Comparison(
-        f"harvest of {turn.attestations} attestations",
-        Series("Longseal", rates["longseal"]),
-        (
-            Series("cosign, a call an image", rates["by image"], demanded=3.5),
-            Series("cosign, two such calls at a time", rates["two"]),
-            Series("cosign, a call an image and type", rates["by type"]),
-            Series("Longseal, with all its imports", rates["first"]),
-            Series("the registry alone, same requests", rates["registry"]),
+    each = len(turn.requests) / turn.attestations
+    ours, alone = (each * median(rates[name]) for name in ("longseal", "registry"))
+    return [
+        Comparison(
+            f"first harvest of {turn.attestations} attestations on {len(turn.images)} images",
+            Series("Longseal", rates["longseal"]),
+            (
+                Series("cosign verify-attestation, a call an image", rates["by image"], 4.5),
+                Series("cosign download attestation, a call an image", rates["download"], 2.5),
+                Series("cosign verify-attestation, two calls at a time", rates["two"]),
+                Series("cosign verify-attestation, a call an image and type", rates["by type"]),
+                Series("Longseal, with all its imports", rates["first"]),
+                Series("the registry alone, same requests", rates["registry"]),
+            ),
         ),
-    )
-
-
-def child(module: str, *arguments: str) -> Any:
-    """Run a module in a fresh process, and parse what it prints."""
-    argv = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(argv, cwd=ROOT, stdout=subprocess.PIPE, check=True)
-    return json.loads(done.stdout)
-
-
-class _Requests(logging.Handler):
-    """Methods and paths, as urllib3 logs them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[tuple[str, str]] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if isinstance(record.args, tuple) and len(record.args) == 8:
-            self.seen.append((str(record.args[3]), str(record.args[4])))
-
-
-def _harvest(path: str) -> dict[str, Any]:
-    settings = load(Path(path), os.environ)
-    started = time.perf_counter()
-    workspace = Workspace(settings)
-    result = harvest.Harvested()
-    for batch in harvest.plan(workspace)[0]:
-        result.add(harvest.harvest(workspace, batch))
-    return {"seconds": time.perf_counter() - started, **result.total.to_json()}
-
-
-def _main() -> None:
-    requests, log = _Requests(), logging.getLogger("urllib3.connectionpool")
-    log.addHandler(requests)
-    log.setLevel(logging.DEBUG)
-    harvests = [_harvest(sys.argv[1])]
-    log.setLevel(logging.WARNING)
-    harvests += map(_harvest, sys.argv[2:])
-    print(json.dumps({"requests": requests.seen, "harvests": harvests}))
-
-
-if __name__ == "__main__":
-    _main()
+        Figures(
+            "how near the first harvest comes to the registry's own limit",
+            (
+                Figure("requests of a harvest", len(turn.requests)),
+                Figure("requests a second, harvesting", ours),
+                Figure("requests a second, the registry alone", alone),
+                Figure("part of that limit, in per cent", 100 * ours / alone),
+            ),
+        ),
+    ]

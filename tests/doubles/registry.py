@@ -33,6 +33,7 @@ class Request:
     path: str
     headers: dict[str, str]
     body: bytes = b""
+    at: float = field(default_factory=time.monotonic)
 
 
 @dataclass

@@ -32,7 +32,11 @@ PACKAGES = {
     "softhsm2": Path("/usr/lib/softhsm/libsofthsm2.so"),
 }
 GO_ENVIRONMENT = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false"}
-REFREGISTRY = Path(__file__).parent / "refregistry"
+OWN = {
+    "refregistry": Path(__file__).parent / "refregistry",
+    "sigstorego": Path(__file__).parents[1] / "bench" / "sigstorego",
+}
+"""Small Go programs of the tests' own, built again when their sources change."""
 
 
 def folder() -> Path:
@@ -57,7 +61,7 @@ def tool(name: str) -> str:
 
 def missing() -> list[str]:
     """The Go-built binaries that are not there yet."""
-    return [name for name in [*MODULES, "refregistry"] if not (folder() / _filename(name)).exists()]
+    return [name for name in [*MODULES, *OWN] if not (folder() / _filename(name)).exists()]
 
 
 def install() -> None:
@@ -75,26 +79,26 @@ def install() -> None:
         absent = missing()
         if absent and not shutil.which("go"):
             raise LabError(f"Go 1.26 or later is needed to build {', '.join(absent)}")
-        for name in [*MODULES, "refregistry"]:
+        for name in [*MODULES, *OWN]:
             with _reported(name, name not in absent) as wanted:
                 if wanted:
                     _build(name, target)
 
 
 def _filename(name: str) -> str:
-    if name != "refregistry":
+    if name not in OWN:
         return name
     files = ("go.mod", "go.sum", "main.go")
-    sources = b"".join((REFREGISTRY / file).read_bytes() for file in files)
-    return f"refregistry-{hashlib.sha256(sources).hexdigest()[:8]}"
+    sources = b"".join((OWN[name] / file).read_bytes() for file in files)
+    return f"{name}-{hashlib.sha256(sources).hexdigest()[:8]}"
 
 
 def _build(name: str, target: Path) -> None:
     fresh = target / ".building"
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
-    if name == "refregistry":
-        argv, where = ["go", "build", "-trimpath", "-o", str(fresh / name), "."], REFREGISTRY
+    if name in OWN:
+        argv, where = ["go", "build", "-trimpath", "-o", str(fresh / name), "."], OWN[name]
     else:
         argv, where = ["go", "install", MODULES[name]], fresh
     _run(argv, where, GO_ENVIRONMENT | {"GOBIN": str(fresh)})
