@@ -25,11 +25,12 @@ INDEX = "application/vnd.oci.image.index.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 
-# Prometheus, tracing and the like are off; reads need no cache beside a local disk.
+# Prometheus, tracing and the like are off; the cache is the one of the packaged configuration.
 DISTRIBUTION_CONFIG = """\
 version: 0.1
 log: {{level: error, accesslog: {{disabled: {silent}}}}}
 storage:
+  cache: {{blobdescriptor: inmemory}}
   filesystem: {{rootdirectory: {storage}}}
   delete: {{enabled: true}}
   maintenance: {{uploadpurging: {{enabled: false}}}}
