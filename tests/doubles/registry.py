@@ -45,6 +45,8 @@ class Quirks:
     page: int | None = None
     endless: bool = False
     looping: bool = False
+    inventing: str | None = None
+    """A name of which every page has another."""
     next_host: str | None = None
     bearer: tuple[str, str] | None = None
     basic: tuple[str, str] | None = None
@@ -348,6 +350,8 @@ class _Handler(BaseHTTPRequestHandler):
         start = int(query.get("at", 0))
         size = quirks.page or 10**9
         more = start + size < len(items) or quirks.endless or quirks.looping
+        if quirks.inventing is not None:
+            more, items = True, [f"{quirks.inventing}{number}" for number in range(start + size)]
         if more:
             following = f"{path}?at={start if quirks.looping else start + size}"
             headers["Link"] = f'<{quirks.next_host or ""}{following}>; rel="next"'

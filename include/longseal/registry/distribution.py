@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from threading import Lock
-from typing import Any, BinaryIO, Final, Unpack
+from typing import Any, BinaryIO, Final, TypeVar, Unpack
 from urllib.parse import urlencode
 
 from longseal.canonical import MAX_JSON_BYTES, digest_of, hex_of, is_digest, parse_object
@@ -30,6 +31,11 @@ from longseal.registry.transport import Answer, Options, Transport
 
 MAX_PAGES: Final = 5_000
 MAX_NAMES: Final = 1_000_000
+MAX_LIST_BYTES: Final = 64 * 1024 * 1024
+MAX_LIST_SECONDS: Final = 1_800.0
+MAX_BARREN_PAGES: Final = 10
+"""Pages in a row with nothing new on them; a registry that hides what one may not see has some."""
+
 PAGE: Final = 1_000
 """Names asked for on one page; a registry may give fewer."""
 
@@ -46,6 +52,7 @@ ACCEPT: Final = ", ".join(
 _NEXT = re.compile(r"<([^<>]{1,4096})>\s*;[^,<]*\brel=\"?next\"?", re.IGNORECASE)
 _REFUSALS: Final = (400, 404, 405, 409, 411, 412, 413, 415, 416, 422, 501)
 _CATALOG: Final = Scope("")
+_T = TypeVar("_T")
 
 
 class DistributionRegistry:
@@ -79,14 +86,18 @@ class DistributionRegistry:
         if not any("*" in pattern for pattern in self._patterns):
             yield from sorted({check_repository(name) for name in self._patterns})
             return
-        names = self._names(f"/v2/_catalog?n={PAGE}", _CATALOG, "repositories", (200,))
+        names = self._names(f"/v2/_catalog?n={PAGE}", _CATALOG, "repositories")
+        if names is None:
+            raise RegistryError(
+                f"{self._http.host} has no catalog: name its repositories, without a *"
+            )
         yield from sorted(
             name for name in map(check_repository, names) if matches_any(self._patterns, name)
         )
 
     def tags(self, repository: str) -> tuple[str, ...]:
         target = f"/v2/{check_repository(repository)}/tags/list?n={PAGE}"
-        tags = self._names(target, Scope(repository), "tags", (200, 404))
+        tags = self._names(target, Scope(repository), "tags") or frozenset()
         for tag in tags:
             if not is_tag(tag):
                 raise MalformedError(f"{self._http.host}/{repository} lists {tag[:80]!a} as a tag")
@@ -136,28 +147,21 @@ class DistributionRegistry:
         known = self._referrers_api.get(check_repository(repository))
         if known is False:
             return None
-        first = f"/v2/{repository}/referrers/{digest}"
-        found: list[Descriptor] = []
-        for number, answer in enumerate(self._pages(first, Scope(repository), (200, 404))):
-            absent = answer.status == 404 or _content_type(answer) == "text/html"
-            if absent and (number or known):
-                raise RegistryError(
-                    f"{self._http.host}/{repository}: the referrers API answered before, and now "
-                    f"{answer.status} without a list"
-                )
-            if absent:
-                self._referrers_api[repository] = False
-                return None
-            try:
-                found += parse_index(answer.body, _content_type(answer))
-            except MalformedError as err:
-                raise RegistryError(f"{self._http.host}{first}: unreadable list: {err}") from err
-            if len(found) > MAX_DESCRIPTORS:
-                raise RegistryError(
-                    f"{self._http.host}{first}: more than {MAX_DESCRIPTORS} entries"
-                )
-        self._referrers_api[repository] = True
-        return tuple(found)
+        found = self._listed(
+            f"/v2/{repository}/referrers/{digest}",
+            Scope(repository),
+            lambda answer: {
+                item.digest: item for item in parse_index(answer.body, _content_type(answer))
+            },
+            MAX_DESCRIPTORS,
+            web_page_is_none=True,
+        )
+        if found is None and known:
+            raise RegistryError(
+                f"{self._http.host}/{repository}: the referrers API answered before, and now not"
+            )
+        self._referrers_api[repository] = found is not None
+        return None if found is None else tuple(found.values())
 
     def blob(self, repository: str, digest: str, limit: int) -> bytes:
         target = self._blob_target(repository, digest)
@@ -244,31 +248,56 @@ class DistributionRegistry:
         if answer.status in _REFUSALS and answer.status != 404:
             raise self._refusal(f"delete {digest} from", repository, answer)
 
-    def _names(self, first: str, scope: Scope, key: str, allow: tuple[int, ...]) -> frozenset[str]:
-        names: set[str] = set()
-        for number, answer in enumerate(self._pages(first, scope, allow)):
-            if answer.status == 404:
-                if number:
-                    raise RegistryError(f"{self._http.host}{first}: a page is gone")
-                return frozenset()
-            try:
-                document = parse_object(answer.body, key)
-            except MalformedError as err:
-                raise RegistryError(f"{self._http.host}{first}: unreadable list: {err}") from err
-            listed = document.get(key, "missing")
+    def _names(self, first: str, scope: Scope, key: str) -> frozenset[str] | None:
+        def read(answer: Answer) -> dict[str, None]:
+            listed = parse_object(answer.body, key).get(key, "missing")
             if listed is None:
                 listed = []  # Go encodes an empty list as null
             if not isinstance(listed, list) or not all(isinstance(item, str) for item in listed):
-                raise RegistryError(f"{self._http.host}{first}: no list of {key} in the answer")
-            names.update(listed)
-            if len(names) > MAX_NAMES:
-                raise RegistryError(f"{self._http.host}{first}: more than {MAX_NAMES} {key}")
-        return frozenset(names)
+                raise MalformedError(f"no list of {key} in the answer")
+            return dict.fromkeys(listed)
 
-    def _pages(self, first: str, scope: Scope, allow: tuple[int, ...]) -> Iterator[Answer]:
+        names = self._listed(first, scope, read, MAX_NAMES)
+        return None if names is None else frozenset(names)
+
+    def _listed(
+        self,
+        first: str,
+        scope: Scope,
+        read: Callable[[Answer], dict[str, _T]],
+        most: int,
+        web_page_is_none: bool = False,
+    ) -> dict[str, _T] | None:
+        """All pages of a listing, by name; None where there is no such thing.
+
+        :param read: what one page lists
+        """
+        where = f"{self._http.host}{first}"
+        found: dict[str, _T] = {}
+        barren = 0
+        for number, answer in enumerate(self._pages(first, scope)):
+            web_page = web_page_is_none and _content_type(answer) == "text/html"
+            if answer.status == 404 or web_page:
+                if number:
+                    raise RegistryError(f"{where}: a page is gone")
+                return None
+            try:
+                page = read(answer)
+            except MalformedError as err:
+                raise RegistryError(f"{where}: unreadable list: {err}") from err
+            barren = barren + 1 if page.keys() <= found.keys() else 0
+            found |= page
+            if len(found) > most:
+                raise RegistryError(f"{where}: more than {most} entries")
+            if barren > MAX_BARREN_PAGES:
+                raise RegistryError(f"{where}: a list whose pages never end, with nothing on them")
+        return found
+
+    def _pages(self, first: str, scope: Scope) -> Iterator[Answer]:
         """Every page of a listing (distribution-spec, ``Link: <…>; rel="next"``)."""
         target: str | None = first
         seen: set[str] = set()
+        size, began = 0, time.monotonic()
         while target is not None:
             if target in seen or len(seen) >= MAX_PAGES:
                 raise RegistryError(f"{self._http.host}{first}: a list whose pages never end")
@@ -279,8 +308,13 @@ class DistributionRegistry:
                 scope,
                 accept=f"application/json, {OCI_INDEX}",
                 limit=MAX_JSON_BYTES,
-                allow=allow,
             )
+            size += len(answer.body)
+            if size > MAX_LIST_BYTES or time.monotonic() - began > MAX_LIST_SECONDS:
+                raise RegistryError(
+                    f"{self._http.host}{first}: a list of more than {MAX_LIST_BYTES} bytes or "
+                    f"{MAX_LIST_SECONDS:.0f} seconds"
+                )
             yield answer
             link = answer.headers.get("Link")
             if link is None:

@@ -22,10 +22,18 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from longseal.canonical import digest_of, hex_of, is_digest, parse_object
-from longseal.errors import MalformedError, RegistryError, UnsupportedError
+from longseal.errors import (
+    LongsealError,
+    MalformedError,
+    PermanentError,
+    RegistryError,
+    UnsupportedError,
+)
 from longseal.patterns import matches_any
 from longseal.registry.interface import Descriptor, Manifest
 from longseal.registry.model import (
+    DOCKER_LIST,
+    DOCKER_MANIFEST,
     MAX_MANIFEST_BYTES,
     OCI_INDEX,
     check_reference,
@@ -34,7 +42,9 @@ from longseal.registry.model import (
     is_tag,
     media_type_of,
     parse_descriptor,
+    parse_index,
     parse_subject,
+    subject_in_tag,
 )
 
 REF_NAME: Final = "org.opencontainers.image.ref.name"
@@ -73,6 +83,7 @@ class LayoutRegistry:
         self._patterns = tuple(patterns)
         self._indexes: dict[str, _Index] = {}
         self._subjects: dict[str, str | None] = {}
+        self._owners: dict[str, tuple[_Index, dict[str, set[str]]]] = {}
 
     @property
     def name(self) -> str:
@@ -117,16 +128,54 @@ class LayoutRegistry:
         return found.digest if found else None
 
     def referrers(self, repository: str, digest: str) -> tuple[Descriptor, ...] | None:
-        """Never None: a layout answers by itself."""
+        """Never None: a layout answers by itself.
+
+        An entry that cannot be read may have any subject, unless the layout itself says whose it
+        is: then the answer for other images is whole without it.
+        """
         hex_of(digest)
         index = self._index(repository)
         if index is None:
             return ()
         found = {}
         for entry in index.entries:
-            if entry.digest not in found and self._subject(repository, entry.digest) == digest:
-                found[entry.digest] = entry
+            try:
+                if self._subject(repository, entry.digest) == digest:
+                    found[entry.digest] = entry
+            except LongsealError:
+                if self._may_refer_to(repository, index, entry, digest):
+                    raise
         return tuple(found.values())
+
+    def _may_refer_to(
+        self, repository: str, index: _Index, entry: Descriptor, subject: str
+    ) -> bool:
+        """Whether an entry that cannot be read could have this subject. A manifest has only one."""
+        if entry.media_type in (DOCKER_MANIFEST, DOCKER_LIST):
+            return False  # of these, none has a subject
+        known = self._owners.get(repository)
+        if known is None or known[0] is not index:
+            known = self._owners[repository] = index, self._named(repository, index)
+        owners = known[1].get(entry.digest)
+        return owners is None or subject in owners
+
+    def _named(self, repository: str, index: _Index) -> dict[str, set[str]]:
+        """By manifest, whose attachment fallback tags and cosign's older tags say that it is."""
+        named: dict[str, set[str]] = {}
+        for tag, entry in index.tags.items():
+            subject = subject_in_tag(tag)
+            if subject is None:
+                continue
+            named.setdefault(entry.digest, set()).add(subject)
+            if tag == fallback_tag(subject):
+                try:
+                    data = self.blob(repository, entry.digest, MAX_MANIFEST_BYTES)
+                    listed = parse_index(data, entry.media_type)
+                except LongsealError:
+                    continue
+                for item in listed:
+                    named.setdefault(item.digest, set()).add(subject)
+        return named
 
     def blob(self, repository: str, digest: str, limit: int) -> bytes:
         with self._open(self._blob_path(repository, digest)) as file:
@@ -262,7 +311,11 @@ class LayoutRegistry:
                 raise RegistryError(
                     f"{repository}: index.json lists {digest}: no such file"
                 ) from err
-            subject = parse_subject(data)
+            try:
+                subject = parse_subject(data)
+            except PermanentError:
+                # These are its very bytes: it names no subject that anybody could read.
+                subject = None
             self._subjects[digest] = subject.digest if subject else None
         return self._subjects[digest]
 

@@ -34,6 +34,7 @@ MAX_SIZE: Final = 2**63 - 1
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
+_ATTACHED = re.compile(r"sha256-([0-9a-f]{64})(?:\.(?:att|sig|sbom))?")
 _MEDIA_TYPE = re.compile(r"[!-~][ -~]{0,254}")
 _OTHER_DIGEST = re.compile(r"[a-z0-9]+(?:[+._-][a-z0-9]+)*:[a-zA-Z0-9=_-]{32,256}")
 
@@ -82,6 +83,12 @@ def check_reference(reference: str) -> str:
 def fallback_tag(digest: str) -> str:
     """The tag under which registries without the referrers API list a subject's referrers."""
     return f"sha256-{hex_of(digest)}"
+
+
+def subject_in_tag(tag: str) -> str | None:
+    """The image that a fallback tag, or one of cosign's older tags, speaks of."""
+    match = _ATTACHED.fullmatch(tag)
+    return f"sha256:{match[1]}" if match else None
 
 
 def is_index(media_type: str) -> bool:

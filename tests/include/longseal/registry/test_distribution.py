@@ -337,15 +337,11 @@ def test_names_that_lead_elsewhere_are_refused(start: Start) -> None:
     assert len(server.requests) == before
 
 
-@pytest.mark.parametrize("quirk", [{"endless": True, "page": 0}, {"looping": True, "page": 1}])
-def test_a_list_whose_pages_never_end_is_an_error(
-    start: Start, monkeypatch: pytest.MonkeyPatch, quirk: dict[str, int]
-) -> None:
-    monkeypatch.setattr(distribution, "MAX_PAGES", 50)
-    server, registry = start(**quirk)
-    if quirk.get("endless"):
-        server.quirks.page = 1
+@pytest.mark.parametrize("quirk", [{"endless": True}, {"looping": True}])
+def test_a_list_whose_pages_never_end_is_an_error(start: Start, quirk: dict[str, bool]) -> None:
+    server, registry = start(page=1, **quirk)
     subject = server.add_image("corp/app", "v1")
+    server.add_referrer("corp/app", subject)
     for ask in (
         lambda: registry.tags("corp/app"),
         lambda: registry.referrers("corp/app", subject),
@@ -353,7 +349,34 @@ def test_a_list_whose_pages_never_end_is_an_error(
     ):
         with pytest.raises(RegistryError, match="never end"):
             ask()
-    assert len(server.requests) <= 150
+    assert len(server.requests) <= 3 * (distribution.MAX_BARREN_PAGES + 3)
+
+
+def test_a_list_that_goes_on_inventing_names_is_an_error(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, registry = start(page=1, inventing="v")
+    server.add_image("corp/app", "v1")
+    for limit, value in (
+        ("MAX_PAGES", 20),
+        ("MAX_NAMES", 20),
+        ("MAX_LIST_BYTES", 900),
+        ("MAX_LIST_SECONDS", 0.02),
+    ):
+        before = len(server.requests)
+        with monkeypatch.context() as patched, pytest.raises(RegistryError, match=r"more|never"):
+            patched.setattr(distribution, limit, value)
+            registry.tags("corp/app")
+        assert len(server.requests) - before < 1000
+
+
+def test_a_web_page_is_no_list_of_tags(start: Start) -> None:
+    server, registry = start()
+    server.fail("GET", Failure(200, {"Content-Type": "text/html"}, b"<html>"))
+    with pytest.raises(RegistryError, match="unreadable"):
+        registry.tags("corp/app")
+    with pytest.raises(RegistryError, match="unreadable"):
+        list(registry.repositories())
 
 
 def test_too_many_names_are_an_error(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

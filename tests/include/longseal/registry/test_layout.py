@@ -10,9 +10,10 @@ import pytest
 
 from longseal.canonical import digest_of
 from longseal.errors import MalformedError, RegistryError, UnsupportedError
+from longseal.registry.discovery import discover
 from longseal.registry.interface import Manifest
 from longseal.registry.layout import REF_NAME, LayoutRegistry
-from longseal.registry.model import OCI_INDEX, OCI_MANIFEST
+from longseal.registry.model import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, fallback_tag
 
 ABSENT = "sha256:" + "0" * 64
 
@@ -103,6 +104,102 @@ def test_referrers_are_the_entries_with_that_subject(
     assert found is not None
     assert {item.digest for item in found} == {item.digest for item in referrers}
     assert registry.referrers("corp/app", ABSENT) == ()
+
+
+def written(root: Path, *entries: tuple[Manifest, str | None]) -> LayoutRegistry:
+    """A layout as other tools write it: each manifest an entry, with its tag or none."""
+    registry = LayoutRegistry("exported", root)
+    for one, _ in entries:
+        registry.put_blob("corp/app", one.digest, len(one.data), io.BytesIO(one.data))
+    listed = [
+        descriptor(one) | ({} if tag is None else {"annotations": {REF_NAME: tag}})
+        for one, tag in entries
+    ]
+    index = {"schemaVersion": 2, "manifests": listed}
+    (root / "corp/app/index.json").write_text(json.dumps(index))
+    (root / "corp/app/oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
+    return LayoutRegistry("exported", root)
+
+
+def fallback(subject: Manifest, *referrers: Manifest) -> tuple[Manifest, str]:
+    document = {
+        "schemaVersion": 2,
+        "mediaType": OCI_INDEX,
+        "manifests": [descriptor(one) for one in referrers],
+    }
+    data = json.dumps(document).encode()
+    return Manifest(digest_of(data), OCI_INDEX, data), fallback_tag(subject.digest)
+
+
+def test_referrers_are_found_both_ways_that_tools_write_them(tmp_path: Path) -> None:
+    image = manifest(annotations={"n": "image"})
+    one, two = (manifest(subject=descriptor(image), annotations={"n": n}) for n in "12")
+    registry = written(tmp_path, (image, "v1"), (one, None), fallback(image, two))
+    registry.put_blob("corp/app", two.digest, len(two.data), io.BytesIO(two.data))
+    found = discover(registry, "corp/app", image.digest, set(registry.tags("corp/app")))
+    assert found.record.state == "whole"
+    places = {item.manifest.digest: item.places for item in found.candidates}
+    assert places == {one.digest: ("referrers",), two.digest: ("fallback-tag",)}
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_text("{}")])
+def test_a_damaged_referrer_leaves_unknown_only_the_image_that_a_fallback_tag_says_it_is_of(
+    tmp_path: Path, damage: Any
+) -> None:
+    images = [manifest(annotations={"n": n}) for n in "123"]
+    referrers = [manifest(subject=descriptor(one)) for one in images]
+    registry = written(
+        tmp_path,
+        *((one, f"v{n}") for n, one in enumerate(images)),
+        *((one, None) for one in referrers),
+        *(fallback(*pair) for pair in zip(images, referrers, strict=True)),
+    )
+    damage(blob_file(tmp_path, "corp/app", referrers[0].digest))
+    with pytest.raises(RegistryError):
+        registry.referrers("corp/app", images[0].digest)
+    for one, referrer in list(zip(images, referrers, strict=True))[1:]:
+        (found,) = registry.referrers("corp/app", one.digest) or ()
+        assert found.digest == referrer.digest
+
+
+def test_a_damaged_attachment_of_cosigns_older_kind_speaks_of_one_image_only(
+    tmp_path: Path,
+) -> None:
+    one, other, attached = (manifest(annotations={"n": n}) for n in "123")
+    tag = fallback_tag(one.digest) + ".att"
+    registry = written(tmp_path, (one, "v1"), (other, "v2"), (attached, tag))
+    blob_file(tmp_path, "corp/app", attached.digest).write_text("{}")
+    assert registry.referrers("corp/app", other.digest) == ()
+    with pytest.raises(RegistryError):
+        registry.referrers("corp/app", one.digest)
+
+
+def test_a_damaged_docker_image_is_no_referrer_of_another(tmp_path: Path) -> None:
+    one, other = manifest(mediaType=DOCKER_MANIFEST), manifest()
+    registry = written(tmp_path, (one, "v1"), (other, "v2"))
+    blob_file(tmp_path, "corp/app", one.digest).write_text("{}")
+    assert registry.referrers("corp/app", other.digest) == ()
+
+
+def test_a_damaged_entry_that_nothing_explains_leaves_every_image_unknown(tmp_path: Path) -> None:
+    image, stray = manifest(), manifest(annotations={"n": "stray"})
+    registry = written(tmp_path, (image, "v1"), (stray, None))
+    blob_file(tmp_path, "corp/app", stray.digest).write_text("{}")
+    with pytest.raises(RegistryError, match="has bytes of"):
+        registry.referrers("corp/app", image.digest)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\xff", b"[" * 200_000, b'{"subject":{"digest":"sha512:' + b"0" * 128 + b'","size":1}}'],
+)
+def test_bytes_that_are_whole_and_no_manifest_hide_nothing(tmp_path: Path, data: bytes) -> None:
+    image = manifest()
+    referrer = manifest(subject=descriptor(image))
+    odd = Manifest(digest_of(data), OCI_MANIFEST, data)
+    registry = written(tmp_path, (image, "v1"), (odd, None), (referrer, None))
+    (found,) = registry.referrers("corp/app", image.digest) or ()
+    assert found.digest == referrer.digest
 
 
 def test_storing_what_is_there_touches_nothing(
