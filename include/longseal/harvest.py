@@ -12,6 +12,7 @@ import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
@@ -21,7 +22,7 @@ from longseal.archive.leaf import Leaf, Signer
 from longseal.archive.pack import Evidence, pack_key, store_index, store_pack, write_pack
 from longseal.archive.records import MAX_FILE_BYTES, record_files, record_line
 from longseal.archive.retention import evidence_class, retain_until
-from longseal.canonical import parse_object, sha256_hex
+from longseal.canonical import digest_of, parse_object, sha256_hex
 from longseal.errors import (
     LongsealError,
     MalformedError,
@@ -34,7 +35,7 @@ from longseal.errors import (
 from longseal.patterns import matches_any
 from longseal.registry.attachment import Attachment, fetch
 from longseal.registry.discovery import Candidate, CompletenessRecord, descendants, discover
-from longseal.registry.interface import Registry
+from longseal.registry.interface import Manifest, Registry
 from longseal.seal.tree import leaf_hash
 from longseal.settings import EVERYTHING
 from longseal.verify.engine import Judgement, Outcome
@@ -210,14 +211,20 @@ def harvest(workspace: Workspace, batch: Batch) -> Harvested:
     :raises RetryableError: the archive did not take what was found
     """
     # The processes are forked first: a fork beside running threads may copy a held lock.
+    with judging(workspace) as pool, ThreadPoolExecutor(FETCHERS) as fetchers:
+        return _Run(workspace, batch.registry, pool, fetchers).harvest(batch.repositories)
+
+
+@contextmanager
+def judging(workspace: Workspace) -> Iterator[VerifierPool]:
+    """The processes that judge, under what is in force, which is archived."""
     with VerifierPool(
         workspace.trusted_root, workspace.policy, workspace.settings.harvest_workers
     ) as pool:
         workspace.keep(workspace.trusted_root)
         workspace.keep(workspace.policy)
         take_up(workspace)
-        with ThreadPoolExecutor(FETCHERS) as fetchers:
-            return _Run(workspace, batch.registry, pool, fetchers).harvest(batch.repositories)
+        yield pool
 
 
 def take_up(workspace: Workspace) -> None:
@@ -250,27 +257,32 @@ class _Subject:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """One thing to judge: an attachment, and the layer of it that speaks."""
+class Found:
+    """One piece of evidence to judge.
 
-    attachment: Attachment
+    :param image: what it was found on
+    :param manifest: the bytes that carried it
+    :param settled: what became of it, where that needs no look into the payload
+    """
+
+    repository: str
+    image: str
+    manifest: bytes
     payload: bytes
-    kind: str
-    refusal: str = ""
-    """why what it hangs on could not be read, for the kind ``refused``"""
+    settled: tuple[Outcome, Reason] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
     """What goes through one verifying process together; what needs none is alone."""
 
-    found: list[_Found]
+    found: list[Found]
     judging: Judging | None
 
     @property
     def size(self) -> int:
         """Bytes as found."""
-        return sum(len(one.payload) + len(one.attachment.manifest.data) for one in self.found)
+        return sum(len(one.payload) + len(one.manifest) for one in self.found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,22 +307,16 @@ class _Run:
         self._workspace = workspace
         self._registry: Registry = workspace.registry(registry)
         self._chosen = next(item for item in workspace.settings.registries if item.name == registry)
-        self._pool = pool
+        self._collector = Collector(workspace, registry, pool)
+        self._result = self._collector.result
         self._fetchers = fetchers
         self._own: set[str] = set()
-        self._result = Harvested()
-        self._collected_at = workspace.now().replace(microsecond=0)
 
     def harvest(self, repositories: Sequence[str]) -> Harvested:
         subjects = self._subjects(repositories)
         while part := list(islice(subjects, _SLICE)):
             self._harvest(part)
-        if self._result.packs:
-            self._workspace.note(
-                "harvest.stored",
-                {"registry": self._registry.name, "packs": self._result.packs}
-                | self._result.total.to_json(),
-            )
+        self._collector.note()
         return self._result
 
     def _harvest(self, subjects: Sequence[_Subject]) -> None:
@@ -323,8 +329,7 @@ class _Run:
             records.append(record)
             candidates += unknown
         wanted = self._without_known(records, candidates)
-        for chunk in _chunks(self._kept(self._settled(self._judged(self._fetched(wanted))))):
-            self._archive(chunk)
+        self._collector.collect(self._fetched(wanted))
         self._record(records)
 
     def _ahead(self, work: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
@@ -420,7 +425,7 @@ class _Run:
                 wanted.append(candidate)
         return wanted
 
-    def _fetched(self, candidates: Iterable[Candidate]) -> Iterator[_Found]:
+    def _fetched(self, candidates: Iterable[Candidate]) -> Iterator[Found]:
         """What the candidates hold, in order."""
         for candidate, found in self._ahead(lambda one: (one, self._fetch(one)), candidates):
             if found is None:
@@ -429,7 +434,7 @@ class _Run:
             else:
                 yield from found
 
-    def _fetch(self, candidate: Candidate) -> list[_Found] | None:
+    def _fetch(self, candidate: Candidate) -> list[Found] | None:
         try:
             try:
                 return _speaking(fetch(self._registry, candidate))
@@ -437,152 +442,18 @@ class _Run:
                 manifest = self._registry.manifest(candidate.repository, candidate.manifest.digest)
                 if manifest is None:
                     raise
-                attachment = Attachment(candidate, manifest, ())
-                return [_Found(attachment, manifest.data, "refused", str(err))]
+                settled = (Outcome.REJECTED, Reason("malformed", str(err)))
+                return [_whole(candidate, manifest, settled)]
         except LongsealError:
             return None
 
-    def _judged(self, fetched: Iterable[_Found]) -> Iterator[_Group]:
-        """Groups on their way through the verifying processes, while fetching goes on."""
-        waiting: list[_Found] = []
-        for found in fetched:
-            if found.kind in ("refused", "other"):
-                yield _Group([found], None)
-                continue
-            waiting.append(found)
-            if len(waiting) == _CASES:
-                yield _Group(waiting, self._submit(waiting))
-                waiting = []
-        if waiting:
-            yield _Group(waiting, self._submit(waiting))
-
-    def _submit(self, found: Sequence[_Found]) -> Judging:
-        return self._pool.submit(
-            Case(
-                one.payload,
-                one.attachment.candidate.subject,
-                one.attachment.candidate.repository,
-                self._collected_at,
-                one.attachment.manifest.data,
-            )
-            for one in found
-        )
-
-    def _set_aside(self, found: _Found) -> Judgement:
-        if found.kind == "refused":
-            outcome, reason = Outcome.REJECTED, Reason("malformed", found.refusal)
-        else:
-            text = f"no attestation: {_types(found.attachment)}"
-            outcome, reason = Outcome.IGNORED, Reason("not-an-attestation", text)
-        return Judgement(outcome, reason, signed_at=self._collected_at, engine="none")
-
-    def _settled(self, groups: Iterable[_Group]) -> Iterator[tuple[_Found, Judgement]]:
-        """Each with its judgement, in order, while those behind it are judged."""
-        waiting: deque[_Group] = deque()
-        cases = size = 0
-        for group in groups:
-            waiting.append(group)
-            cases += len(group.found)
-            size += group.size
-            while cases > _WAITING_CASES or size > _WAITING_BYTES:
-                oldest = waiting.popleft()
-                cases -= len(oldest.found)
-                size -= oldest.size
-                yield from self._judgements(oldest)
-        for group in waiting:
-            yield from self._judgements(group)
-
-    def _judgements(self, group: _Group) -> Iterator[tuple[_Found, Judgement]]:
-        if group.judging is None:
-            return ((found, self._set_aside(found)) for found in group.found)
-        return zip(group.found, group.judging.result(), strict=True)
-
-    def _kept(self, settled: Iterable[tuple[_Found, Judgement]]) -> Iterator[_Kept]:
-        for found, judgement in settled:
-            try:
-                leaf = self._leaf(found, judgement)
-            except MalformedError as err:
-                reason = Reason("malformed", f"what it says cannot be written down: {err}")
-                judgement = Judgement(Outcome.REJECTED, reason, engine=judgement.engine)
-                leaf = self._leaf(found, judgement)
-            self._count(found, judgement)
-            kept = evidence_class(self._workspace.settings.retention, leaf)
-            evidence = Evidence(leaf, found.attachment.manifest.data, found.payload)
-            yield _Kept(evidence, kept.name, retain_until(kept.keep, leaf))
-
-    def _archive(self, chunk: Iterable[_Kept]) -> None:
-        """Pack what was judged: one pack for each class and month of retention."""
-        groups: dict[tuple[str, datetime], list[Evidence]] = {}
-        for kept in chunk:
-            key = (kept.evidence_class, kept.retain_until)
-            groups.setdefault(key, []).append(kept.evidence)
-        packs = [
-            (name, until, write_pack(members), members)
-            for (name, until), members in sorted(groups.items(), key=lambda group: group[0])
-        ]
-        # All at once: an attachment whose layers go into two packs is known only with both.
-        self._workspace.catalog.claim_packs(
-            [
-                {
-                    "digest": pack.digest,
-                    "state": "claimed",
-                    "evidence_class": name,
-                    "retain_until": until,
-                    "claimed_at": self._collected_at,
-                    "size": len(pack.data),
-                    "members": len(pack.leaves),
-                }
-                for name, until, pack, _ in packs
-            ],
-            [
-                catalog_row(item.leaf, pack.digest)
-                for *_, pack, members in packs
-                for item in members
-            ],
-        )
-        for _, until, pack, _ in packs:
-            store_pack(self._workspace.archive, pack, until)
-            self._workspace.catalog.mark_stored(pack.digest)
-            self._result.packs.append(pack.digest)
-
-    def _count(self, found: _Found, judgement: Judgement) -> None:
-        tally = self._result.of(found.attachment.candidate.subject)
-        if judgement.outcome is Outcome.REJECTED:
-            assert judgement.reason is not None
-            tally.rejected[judgement.reason.slug] += 1
-        else:
-            name = judgement.outcome.value
-            setattr(tally, name, getattr(tally, name) + 1)
-
-    def _leaf(self, found: _Found, judgement: Judgement) -> Leaf:
-        candidate = found.attachment.candidate
-        signer = None
-        if judgement.identity is not None and judgement.issuer is not None:
-            signer = Signer(judgement.identity, judgement.issuer)
-        return Leaf(
-            sha256=sha256_hex(found.payload),
-            sha512=hashlib.sha512(found.payload).hexdigest(),
-            size=len(found.payload),
-            collected_at=self._collected_at,
-            engine=judgement.engine,
-            image=candidate.subject,
-            manifest=found.attachment.manifest.digest,
-            policy=self._pool.policy_digest,
-            registry=self._registry.name,
-            repository=candidate.repository,
-            signed_at=judgement.signed_at or self._collected_at,
-            time_source=judgement.time_source,
-            trust=self._pool.trust_digest,
-            verdict=judgement.outcome.value,
-            subject=judgement.subjects,
-            predicate_type=judgement.predicate_type,
-            reason=None if judgement.reason is None else str(judgement.reason),
-            signer=signer,
-        )
-
     def _record(self, records: Sequence[CompletenessRecord]) -> None:
         """Keep each completeness record that differs from the one before, and sound the alarm."""
-        catalog, name, at = self._workspace.catalog, self._registry.name, self._collected_at
+        catalog, name, at = (
+            self._workspace.catalog,
+            self._registry.name,
+            self._collector.collected_at,
+        )
         rows: list[dict[str, Any]] = []
         by_repository: dict[str, list[CompletenessRecord]] = {}
         for record in records:
@@ -611,6 +482,167 @@ class _Run:
         for key, data in record_files((row["record"].encode() for row in rows), at):
             self._workspace.store(key, data)
         catalog.record_images(rows)
+
+
+class Collector:
+    """Judges what is found, makes its leaves, and packs it into the archive.
+
+    :param source: the name of the place that it is found in, for the leaves
+    """
+
+    def __init__(self, workspace: Workspace, source: str, pool: VerifierPool) -> None:
+        self._workspace = workspace
+        self._source = source
+        self._pool = pool
+        self.result = Harvested()
+        self.collected_at = workspace.now().replace(microsecond=0)
+
+    def collect(self, found: Iterable[Found]) -> None:
+        """Take in what is ``found``, chunk by chunk while it comes."""
+        for chunk in _chunks(self._kept(self._settled(self._judged(found)))):
+            self._archive(chunk)
+
+    def note(self) -> None:
+        """Write into the ledger what was stored."""
+        if self.result.packs:
+            self._workspace.note(
+                "harvest.stored",
+                {"registry": self._source, "packs": self.result.packs}
+                | self.result.total.to_json(),
+            )
+
+    def _judged(self, fetched: Iterable[Found]) -> Iterator[_Group]:
+        """Groups on their way through the verifying processes, while fetching goes on."""
+        waiting: list[Found] = []
+        for found in fetched:
+            if found.settled is not None:
+                yield _Group([found], None)
+                continue
+            waiting.append(found)
+            if len(waiting) == _CASES:
+                yield _Group(waiting, self._submit(waiting))
+                waiting = []
+        if waiting:
+            yield _Group(waiting, self._submit(waiting))
+
+    def _submit(self, found: Sequence[Found]) -> Judging:
+        return self._pool.submit(
+            Case(
+                one.payload,
+                one.image,
+                one.repository,
+                self.collected_at,
+                one.manifest,
+            )
+            for one in found
+        )
+
+    def _settled(self, groups: Iterable[_Group]) -> Iterator[tuple[Found, Judgement]]:
+        """Each with its judgement, in order, while those behind it are judged."""
+        waiting: deque[_Group] = deque()
+        cases = size = 0
+        for group in groups:
+            waiting.append(group)
+            cases += len(group.found)
+            size += group.size
+            while cases > _WAITING_CASES or size > _WAITING_BYTES:
+                oldest = waiting.popleft()
+                cases -= len(oldest.found)
+                size -= oldest.size
+                yield from self._judgements(oldest)
+        for group in waiting:
+            yield from self._judgements(group)
+
+    def _judgements(self, group: _Group) -> Iterator[tuple[Found, Judgement]]:
+        if group.judging is not None:
+            yield from zip(group.found, group.judging.result(), strict=True)
+        for found in group.found:
+            if found.settled is not None:
+                outcome, reason = found.settled
+                at = self.collected_at
+                yield found, Judgement(outcome, reason, signed_at=at, engine="none")
+
+    def _kept(self, settled: Iterable[tuple[Found, Judgement]]) -> Iterator[_Kept]:
+        for found, judgement in settled:
+            try:
+                leaf = self._leaf(found, judgement)
+            except MalformedError as err:
+                reason = Reason("malformed", f"what it says cannot be written down: {err}")
+                judgement = Judgement(Outcome.REJECTED, reason, engine=judgement.engine)
+                leaf = self._leaf(found, judgement)
+            self._count(found, judgement)
+            kept = evidence_class(self._workspace.settings.retention, leaf)
+            evidence = Evidence(leaf, found.manifest, found.payload)
+            yield _Kept(evidence, kept.name, retain_until(kept.keep, leaf))
+
+    def _archive(self, chunk: Iterable[_Kept]) -> None:
+        """Pack what was judged: one pack for each class and month of retention."""
+        groups: dict[tuple[str, datetime], list[Evidence]] = {}
+        for kept in chunk:
+            key = (kept.evidence_class, kept.retain_until)
+            groups.setdefault(key, []).append(kept.evidence)
+        packs = [
+            (name, until, write_pack(members), members)
+            for (name, until), members in sorted(groups.items(), key=lambda group: group[0])
+        ]
+        # All at once: an attachment whose layers go into two packs is known only with both.
+        self._workspace.catalog.claim_packs(
+            [
+                {
+                    "digest": pack.digest,
+                    "state": "claimed",
+                    "evidence_class": name,
+                    "retain_until": until,
+                    "claimed_at": self.collected_at,
+                    "size": len(pack.data),
+                    "members": len(pack.leaves),
+                }
+                for name, until, pack, _ in packs
+            ],
+            [
+                catalog_row(item.leaf, pack.digest)
+                for *_, pack, members in packs
+                for item in members
+            ],
+        )
+        for _, until, pack, _ in packs:
+            store_pack(self._workspace.archive, pack, until)
+            self._workspace.catalog.mark_stored(pack.digest)
+            self.result.packs.append(pack.digest)
+
+    def _count(self, found: Found, judgement: Judgement) -> None:
+        tally = self.result.of(found.image)
+        if judgement.outcome is Outcome.REJECTED:
+            assert judgement.reason is not None
+            tally.rejected[judgement.reason.slug] += 1
+        else:
+            name = judgement.outcome.value
+            setattr(tally, name, getattr(tally, name) + 1)
+
+    def _leaf(self, found: Found, judgement: Judgement) -> Leaf:
+        signer = None
+        if judgement.identity is not None and judgement.issuer is not None:
+            signer = Signer(judgement.identity, judgement.issuer)
+        return Leaf(
+            sha256=sha256_hex(found.payload),
+            sha512=hashlib.sha512(found.payload).hexdigest(),
+            size=len(found.payload),
+            collected_at=self.collected_at,
+            engine=judgement.engine,
+            image=found.image,
+            manifest=digest_of(found.manifest),
+            policy=self._pool.policy_digest,
+            registry=self._source,
+            repository=found.repository,
+            signed_at=judgement.signed_at or self.collected_at,
+            time_source=judgement.time_source,
+            trust=self._pool.trust_digest,
+            verdict=judgement.outcome.value,
+            subject=judgement.subjects,
+            predicate_type=judgement.predicate_type,
+            reason=None if judgement.reason is None else str(judgement.reason),
+            signer=signer,
+        )
 
 
 def _without_time(line: str | None) -> dict[str, Any] | None:
@@ -657,16 +689,22 @@ def _chunks(kept: Iterable[_Kept]) -> Iterator[list[_Kept]]:
         yield chunk
 
 
-def _speaking(attachment: Attachment) -> list[_Found]:
+def _speaking(attachment: Attachment) -> list[Found]:
     """What of an attachment is evidence: each layer that speaks, else the manifest itself."""
-    kinds = [(layer.kind, layer) for layer in attachment.layers]
-    # The same bytes under two names are one piece of evidence, a bundle before all else.
-    speaking = {
-        layer.descriptor.digest: _Found(attachment, layer.data, kind)
-        for kind, layer in sorted(kinds, key=lambda pair: pair[0], reverse=True)
-        if kind != "other"
-    }
-    return list(speaking.values()) or [_Found(attachment, attachment.manifest.data, "other")]
+    # The same bytes under two names are one piece of evidence.
+    speaking = dict.fromkeys(layer.data for layer in attachment.layers if layer.kind != "other")
+    if not speaking:
+        text = f"no attestation: {_types(attachment)}"
+        settled = (Outcome.IGNORED, Reason("not-an-attestation", text))
+        return [_whole(attachment.candidate, attachment.manifest, settled)]
+    candidate, manifest = attachment.candidate, attachment.manifest.data
+    return [Found(candidate.repository, candidate.subject, manifest, data) for data in speaking]
+
+
+def _whole(candidate: Candidate, manifest: Manifest, settled: tuple[Outcome, Reason]) -> Found:
+    """An attachment of which no layer is judged: its manifest is the evidence."""
+    data = manifest.data
+    return Found(candidate.repository, candidate.subject, data, data, settled)
 
 
 def _types(attachment: Attachment) -> str:
