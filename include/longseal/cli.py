@@ -13,14 +13,20 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from longseal import __version__
 from longseal.errors import LongsealError, RefusedError
 from longseal.settings import load
 from longseal.workspace import Workspace
 
+if TYPE_CHECKING:
+    from longseal.judgement import Outcomes
+
 DONE, FINDINGS, FAILED = 0, 1, 2
+
+_SHOWN = 50
+"""Pieces of evidence that a table shows."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,9 +52,12 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     def verb(
-        name: str, run: Callable[[argparse.Namespace], int], text: str
+        name: str,
+        run: Callable[[argparse.Namespace], int],
+        text: str,
+        below: Any = verbs,
     ) -> argparse.ArgumentParser:
-        found = verbs.add_parser(name, help=text, description=text)
+        found: argparse.ArgumentParser = below.add_parser(name, help=text, description=text)
         found.add_argument("--config", type=Path, metavar="FILE", help="longseal.yaml")
         found.add_argument("--json", action="store_true", help="one JSON document on stdout")
         found.set_defaults(run=run)
@@ -93,6 +102,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("--quorum", type=int, default=1, help="authorities that must have stamped")
 
+    def group(name: str, text: str) -> Any:
+        found = verbs.add_parser(name, help=text, description=text)
+        return found.add_subparsers(required=True, metavar="VERB")
+
+    trust = group("trust", "The trusted root that attestations are verified against.")
+    verb("show", _trust_show, "What is in force, and what of it ends soon.", trust)
+    verb("refresh", _trust_refresh, "Adopt what the file or TUF repository has now.", trust)
+    accept = verb("accept", _trust_accept, "Adopt it as a revocation.", trust)
+    accept.add_argument("root", nargs="?", metavar="DIGEST", help="the root that is meant")
+    accept.add_argument("--revoke", action="store_true", required=True)
+    accept.add_argument("--reason", required=True, help="for the ledger")
+
+    policy = group("policy", "Judge stored evidence again.")
+    test = verb("test", _policy_test, "What a policy would change; nothing is written.", policy)
+    test.add_argument(
+        "--policy", type=Path, metavar="FILE", help="with the key policy; else the settings' own"
+    )
+    verb("apply", _policy_apply, "Judge by the policy and trusted root in force.", policy)
+
     verb("config", _config, "Check the settings, and print what they come to.")
     return parser
 
@@ -103,17 +131,80 @@ def _workspace(arguments: argparse.Namespace) -> Workspace:
 
 
 def _harvest(arguments: argparse.Namespace) -> int:
+    from longseal import judgement
     from longseal.harvest import Harvested, harvest, plan
 
     workspace = _workspace(arguments)
     batches, silent = plan(workspace)
+    trusted = _refreshed(workspace)
+    judged = judgement.apply(workspace)
     result = Harvested(unreachable=dict(silent))
     for batch in batches:
         result.add(harvest(workspace, batch))
-    document = result.to_json()
+    document = {**result.to_json(), "trust": trusted, "judged_again": judged.counts}
     totals = {name: value for name, value in document.items() if name not in ("images", "packs")}
     _show(arguments, "Harvest", {**totals, "images": len(result.images)}, document)
-    return FINDINGS if result.findings else DONE
+    return FINDINGS if result.findings or trusted["failed"] or trusted["ending"] else DONE
+
+
+def _refreshed(workspace: Workspace) -> dict[str, Any]:
+    """Look for newer trust material; without it, what is in force stays so."""
+    from longseal import trust
+
+    try:
+        found, failed = trust.refresh(workspace), None
+    except LongsealError as err:
+        found, failed = trust.show(workspace), str(err)
+        print(f"longseal: {err}", file=sys.stderr)
+    return {"root": found["root"], "ending": found["ending"], "failed": failed}
+
+
+def _trust_show(arguments: argparse.Namespace) -> int:
+    from longseal import trust
+
+    document = trust.show(_workspace(arguments))
+    _show(arguments, "Trust", document, document)
+    return FINDINGS if document["ending"] else DONE
+
+
+def _trust_refresh(arguments: argparse.Namespace) -> int:
+    from longseal import trust
+
+    document = trust.refresh(_workspace(arguments))
+    _show(arguments, "Trust", document, document)
+    return FINDINGS if document["ending"] else DONE
+
+
+def _trust_accept(arguments: argparse.Namespace) -> int:
+    from longseal import judgement, trust
+
+    workspace = _workspace(arguments)
+    document = trust.accept(workspace, arguments.reason, arguments.root)
+    outcomes = judgement.apply(workspace)
+    document["evidence"] = outcomes.to_json()
+    _show(arguments, "Trust", {**document, "evidence": outcomes.counts}, document)
+    return FINDINGS if outcomes.changes or document["ending"] else DONE
+
+
+def _policy_test(arguments: argparse.Namespace) -> int:
+    from longseal import judgement
+    from longseal.settings import policy_document, with_policy
+
+    workspace = _workspace(arguments)
+    settings = workspace.settings
+    if arguments.policy is not None:
+        settings = with_policy(settings, arguments.policy)
+    outcomes = judgement.preview(workspace, policy_document(settings))
+    _show_outcomes(arguments, "What would change", outcomes)
+    return FINDINGS if outcomes.changes else DONE
+
+
+def _policy_apply(arguments: argparse.Namespace) -> int:
+    from longseal import judgement
+
+    outcomes = judgement.apply(_workspace(arguments))
+    _show_outcomes(arguments, "What changed", outcomes)
+    return FINDINGS if outcomes.missing else DONE
 
 
 def _reseal(arguments: argparse.Namespace) -> int:
@@ -268,6 +359,23 @@ def _text(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     return str(value)
+
+
+def _show_outcomes(arguments: argparse.Namespace, title: str, outcomes: Outcomes) -> None:
+    document = outcomes.to_json()
+    rows = {name: value for name, value in document.items() if name != "changes"}
+    _show(arguments, title, rows, document)
+    if arguments.json:
+        return
+    for change in document["changes"][:_SHOWN]:
+        before, after = change["from"], change["to"]
+        print(
+            f"{change['repository']}@{change['image'][:19]} {change['bundle'][:19]}"
+            f" {change['predicate_type'] or ''}: {before['verdict']} -> {after['verdict']}:"
+            f" {after['reason'] or before['reason']}"
+        )
+    if len(document["changes"]) > _SHOWN:
+        print(f"… and {len(document['changes']) - _SHOWN} more: --json has them all")
 
 
 def _show_checks(document: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from datetime import datetime
 from itertools import islice
 from typing import Any, Final, TypeVar
 
+from longseal import __version__
 from longseal.archive.leaf import Leaf, Signer
 from longseal.archive.pack import Evidence, pack_key, store_index, store_pack, write_pack
 from longseal.archive.records import MAX_FILE_BYTES, record_files, record_line
@@ -653,6 +654,14 @@ def _without_time(line: str | None) -> dict[str, Any] | None:
     return content
 
 
+def regime(trust: str, policy: str) -> str:
+    """What a judgement rests on besides the evidence, in one name.
+
+    :param trust: digest of the trusted root; ``policy`` likewise
+    """
+    return sha256_hex(f"{trust} {policy} {__version__}".encode())
+
+
 def catalog_row(leaf: Leaf, pack: str) -> dict[str, Any]:
     """The catalog's columns of one piece of evidence."""
     line = leaf.line()
@@ -672,6 +681,7 @@ def catalog_row(leaf: Leaf, pack: str) -> dict[str, Any]:
         "leaf": line.decode(),
         "leaf_hash": leaf_hash(line).hex(),
         "pack": pack,
+        "judged": regime(leaf.trust, leaf.policy),
     }
 
 

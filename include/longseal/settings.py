@@ -99,6 +99,19 @@ EVERYTHING: Final = Filter()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TufSettings:
+    """
+    :param root: the repository's root metadata to begin with
+    :param target: name of the target that is the trusted root
+    """
+
+    url: str
+    root: Path
+    target: str = "trusted_root.json"
+    ca_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RegistrySettings:
     """:param repositories: names and patterns, those of ``repositories_file`` among them"""
 
@@ -246,7 +259,8 @@ class Settings:
 
     :param path: the file itself
     :param catalog: an SQLAlchemy URL
-    :param trusted_root: the Sigstore trusted root that attestations are verified against
+    :param trust: where the Sigstore trusted root that attestations are verified against is from:
+        a file, or a TUF repository
     :param pinned_key: fingerprint that the organisation's key must have, ``sha256:<hex>``
     :param harvest_workers: processes that verify; None for one a core
     :param lines: line of each setting by its dotted name, for :meth:`where`
@@ -256,7 +270,7 @@ class Settings:
     organisation: str
     catalog: str
     archive: ArchiveSettings
-    trusted_root: Path
+    trust: Path | TufSettings
     registries: tuple[RegistrySettings | LayoutSettings, ...]
     policy: tuple[PolicyRule, ...]
     signer: SignerSettings
@@ -303,16 +317,19 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
                 "LONGSEAL_CONFIG", "no settings: give --config FILE, or name the file here"
             )
         path = Path(named)
+    settings = parse(_read(path), path)
+    _require_files(settings)
+    return _with_listed_repositories(settings)
+
+
+def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+            return file.read(MAX_BYTES + 1)
     except OSError as err:
         raise SettingsError(
             "settings", f"cannot be read: {err.strerror or err}", str(path)
         ) from err
-    settings = parse(data, path)
-    _require_files(settings)
-    return _with_listed_repositories(settings)
 
 
 def parse(data: bytes, path: Path) -> Settings:
@@ -326,6 +343,25 @@ def parse(data: bytes, path: Path) -> Settings:
     settings = _build(document)
     _check_patterns(document, settings)
     return settings
+
+
+def with_policy(settings: Settings, path: Path) -> Settings:
+    """``settings`` with the policy of another file, which has the key ``policy``.
+
+    :raises SettingsError: the file cannot be read, or something in its policy is wrong
+    """
+    document = _Document(_read(path), path)
+    value = document.value if isinstance(document.value, dict) else {}
+    document.value = {"policy": value["policy"]} if "policy" in value else {}
+    _check_schema(document, {**_schema(), "required": ["policy"]})
+    changed = replace(
+        settings,
+        policy=tuple(_rule(item) for item in document.value["policy"]),
+        path=path,
+        lines=document.lines,
+    )
+    _check_patterns(document, changed)
+    return changed
 
 
 def secret(environ: Mapping[str, str], variable: str, setting: str) -> str:
@@ -511,10 +547,10 @@ def _schema() -> Any:
     return json.loads(text)
 
 
-def _check_schema(document: _Document) -> None:
+def _check_schema(document: _Document, schema: Any = None) -> None:
     from jsonschema import Draft202012Validator
 
-    errors = Draft202012Validator(_schema()).iter_errors(document.value)
+    errors = Draft202012Validator(schema or _schema()).iter_errors(document.value)
     found = [
         (error.validator != "additionalProperties", document.lines.get(setting, 0), setting, text)
         for error in errors
@@ -613,7 +649,7 @@ def _build(document: _Document) -> Settings:
         organisation=value["organisation"],
         catalog=_catalog(value["catalog"], folder),
         archive=_archive(value["archive"], folder),
-        trusted_root=folder / value["trust"]["trusted_root"],
+        trust=_trust(value["trust"], folder),
         registries=tuple(_registry(item, folder) for item in value["registries"]),
         policy=tuple(_rule(item) for item in value["policy"]),
         signer=_signer(value["signer"], folder),
@@ -652,7 +688,7 @@ _FILES: Final = (
     "client_certificate",
     "client_key",
 )
-_PATHS: Final = frozenset({"path", "layout", "public_key", *_FILES})
+_PATHS: Final = frozenset({"path", "root", "layout", "public_key", *_FILES})
 
 
 def _fields(item: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -673,6 +709,13 @@ def _archive(item: Mapping[str, Any], folder: Path) -> ArchiveSettings:
     if item["kind"] == "directory":
         return DirectoryArchiveSettings(**_fields(item, folder))
     return S3ArchiveSettings(**_fields(item, folder))
+
+
+def _trust(item: Mapping[str, Any], folder: Path) -> Path | TufSettings:
+    if "tuf" in item:
+        return TufSettings(**_fields(item["tuf"], folder))
+    found: Path = folder / item["trusted_root"]
+    return found
 
 
 def _registry(item: Mapping[str, Any], folder: Path) -> RegistrySettings | LayoutSettings:
@@ -777,7 +820,12 @@ def _check_patterns(document: _Document, settings: Settings) -> None:
 def _require_files(settings: Settings) -> None:
     """Refuse names of files that are not there. The key's own file is left to the signer: only the
     workers that sign have it."""
-    named: list[tuple[str, Path | None]] = [("trust.trusted_root", settings.trusted_root)]
+    named: list[tuple[str, Path | None]]
+    if isinstance(settings.trust, TufSettings):
+        named = [("trust.tuf.root", settings.trust.root)]
+        named.append(("trust.tuf.ca_file", settings.trust.ca_file))
+    else:
+        named = [("trust.trusted_root", settings.trust)]
     if settings.rekor:
         named.append(("rekor.public_key", settings.rekor.public_key))
     named += [

@@ -14,7 +14,7 @@ from longseal.archive.interface import Archive
 from longseal.audit.ledger import Ledger
 from longseal.canonical import digest_of, hex_of
 from longseal.catalog.catalog import Catalog
-from longseal.errors import MalformedError, SettingsError, UnsupportedError
+from longseal.errors import MalformedError, SettingsError
 from longseal.registry.interface import Registry
 from longseal.seal.signers.interface import Signer
 from longseal.settings import (
@@ -191,19 +191,13 @@ class Workspace:
 
     @cached_property
     def trusted_root(self) -> bytes:
-        """The trusted root in force, as its file has it.
+        """The trusted root in force; see :mod:`longseal.trust`.
 
-        :raises SettingsError: naming ``trust.trusted_root``, when it cannot be read or parsed
+        :raises SettingsError: naming the setting under ``trust`` that gives none
         """
-        from longseal.verify.trust import TrustMaterial
+        from longseal.trust import in_force
 
-        path = self.settings.trusted_root
-        data = self.read_setting("trust.trusted_root", path)
-        try:
-            TrustMaterial.parse(data)
-        except (MalformedError, UnsupportedError) as err:
-            raise SettingsError("trust.trusted_root", f"{path}: {err}") from err
-        return data
+        return in_force(self)
 
     @cached_property
     def policy(self) -> bytes:

@@ -81,7 +81,7 @@ def _main(path: Path, turns: int) -> None:
     cases = REPEATED * [Case(data, leaf.image, leaf.repository, now) for data, leaf in found]
     signer = found[0][1].signer
     assert signer is not None
-    trusted_root = str(workspace.settings.trusted_root)
+    trusted_root = str(workspace.settings.trust)
     verifier = Verifier(trusted_root=TrustedRoot.from_file(trusted_root))
     identity = Identity(identity=signer.identity, issuer=signer.issuer)
     lines = "".join(

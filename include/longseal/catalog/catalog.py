@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from sqlalchemy import (
     func,
     inspect,
     make_url,
+    or_,
     select,
     text,
     update,
@@ -38,7 +39,7 @@ from longseal.catalog.models import (
 )
 from longseal.errors import RetryableError, SettingsError, VerificationError
 
-HEAD: Final = "0001"
+HEAD: Final = "0002"
 """The newest migration; a catalog at it is opened without loading Alembic."""
 
 _BATCH = 500
@@ -231,6 +232,56 @@ class Catalog:
                     select(Pack.digest).where(Pack.state == "claimed").order_by(Pack.digest)
                 )
             )
+
+    # -- judging again -----------------------------------------------------------------------
+
+    def packs_judged_otherwise(self, regime: str) -> list[str]:
+        """Stored packs with evidence that was last judged under something else."""
+        with self.session() as session:
+            return list(
+                session.scalars(
+                    select(Evidence.pack)
+                    .join(Pack, Pack.digest == Evidence.pack)
+                    .where(
+                        Pack.state == "stored",
+                        or_(Evidence.judged.is_(None), Evidence.judged != regime),
+                    )
+                    .distinct()
+                    .order_by(Evidence.pack)
+                )
+            )
+
+    def mark_judged(self, evidence: Collection[int], regime: str) -> None:
+        """Note under what ``evidence`` was judged last."""
+        with self.session() as session:
+            for part in _parts(sorted(evidence)):
+                session.execute(update(Evidence).where(Evidence.id.in_(part)).values(judged=regime))
+
+    def claim_pack(self, pack: dict[str, Any]) -> None:
+        """Note a pack before it is written; columns of :class:`Pack`."""
+        with self.session() as session:
+            session.execute(self._insert(Pack).on_conflict_do_nothing(), [pack])
+
+    def supersede(self, pack: str, moves: Iterable[tuple[int, str, dict[str, Any]]]) -> None:
+        """The archive has ``pack``: move rows to its leaves, which no seal covers yet.
+
+        :param moves: row, hash of the leaf that it has, and the new columns; a row that has moved
+            on meanwhile stays where it is
+        """
+        with self.session() as session:
+            session.execute(update(Pack).where(Pack.digest == pack).values(state="stored"))
+            for row, before, columns in moves:
+                session.execute(
+                    update(Evidence)
+                    .where(Evidence.id == row, Evidence.leaf_hash == before)
+                    .values(**columns, seal=None)
+                )
+
+    def restore(self, verdicts: Mapping[int, str]) -> None:
+        """Evidence that was set aside, and holds after all."""
+        with self.session() as session:
+            for row, verdict in verdicts.items():
+                session.execute(update(Evidence).where(Evidence.id == row).values(verdict=verdict))
 
     # -- reseal ------------------------------------------------------------------------------
 

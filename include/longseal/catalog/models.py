@@ -101,6 +101,8 @@ class Evidence(Base):
     seal: Mapped[int | None] = mapped_column(ForeignKey("seal.sequence"))
     tombstone: Mapped[str | None] = mapped_column(String(71))
     """digest of the deletion statement under which the registry's copy went"""
+    judged: Mapped[str | None] = mapped_column(String(64), index=True)
+    """under what it was judged last, as :func:`longseal.harvest.regime` names it"""
 
 
 class Seal(Base):

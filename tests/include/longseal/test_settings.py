@@ -169,7 +169,7 @@ def test_the_smallest_file_is_filled_with_defaults(
     found = read(SMALL)
     assert found.catalog == f"sqlite:///{folder}/catalog.db"
     assert found.archive == DirectoryArchiveSettings(path=folder / "archive")
-    assert found.trusted_root == folder / "trusted_root.json"
+    assert found.trust == folder / "trusted_root.json"
     assert found.signer == FileSignerSettings(path=folder / "org.key")
     assert (found.timestamp_quorum, found.image_statement_days) == (1, 400)
     assert found.pinned_key is found.rekor is found.harvest_workers is None

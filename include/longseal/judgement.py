@@ -1,0 +1,358 @@
+"""Judging stored evidence again, after a change of policy or trusted root.
+
+Nothing is downloaded: packs hold all that a judgement needs. A verdict that comes out otherwise is
+a new leaf that ``supersedes`` the one before, in a new pack; the catalog's row moves to it, and the
+next seal covers it. What comes out as before keeps its leaf. Each row notes under what it was
+judged last, so a second run has nothing to do, and a killed one goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, Final
+
+from longseal.archive.leaf import Leaf, Signer
+from longseal.archive.pack import Evidence, Pack, load_pack, store_pack, write_pack
+from longseal.archive.retention import evidence_class, retain_until
+from longseal.canonical import digest_of, sha256_hex
+from longseal.catalog.models import Evidence as Row
+from longseal.errors import MalformedError
+from longseal.harvest import catalog_row, regime
+from longseal.seal.tree import leaf_hash
+from longseal.verify.engine import Judgement, Outcome
+from longseal.verify.policy import Reason
+from longseal.verify.pool import Case, VerifierPool
+from longseal.workspace import Workspace
+
+_CASES: Final = 32
+"""Attestations handed to a verifying process at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A piece of evidence whose verdict is another one now.
+
+    :param row: its id in the catalog
+    :param held: the verdict that the catalog had, which is ``suspect`` where a recheck refused it
+    """
+
+    row: int
+    held: str
+    before: Leaf
+    after: Leaf
+
+    def to_json(self) -> dict[str, Any]:
+        """Which evidence, from what to what, and why."""
+        shown = self.after if self.after.predicate_type else self.before
+        return {
+            "bundle": f"sha256:{self.before.sha256}",
+            "registry": self.before.registry,
+            "repository": self.before.repository,
+            "image": self.before.image,
+            "predicate_type": shown.predicate_type,
+            "identity": shown.signer and shown.signer.identity,
+            "issuer": shown.signer and shown.signer.issuer,
+            "from": {"verdict": self.held, "reason": self.before.reason},
+            "to": {"verdict": self.after.verdict, "reason": self.after.reason},
+        }
+
+
+@dataclass(slots=True)
+class Outcomes:
+    """How judging again went.
+
+    :param missing: rows whose leaf is not in the pack that they name: nothing is known of them
+    """
+
+    judged: int = 0
+    changes: list[Change] = field(default_factory=list)
+    packs: list[str] = field(default_factory=list)
+    missing: int = 0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Changes by what became of what, as ``verified to rejected``."""
+        found = Counter(f"{one.held} to {one.after.verdict}" for one in self.changes)
+        return dict(sorted(found.items()))
+
+    def to_json(self) -> dict[str, Any]:
+        """One JSON document."""
+        return {
+            "judged": self.judged,
+            "changed": len(self.changes),
+            "counts": self.counts,
+            "missing": self.missing,
+            "packs": self.packs,
+            "changes": [one.to_json() for one in self.changes],
+        }
+
+
+def difference(leaf: Leaf, judgement: Judgement) -> str | None:
+    """How a second judgement differs from what the leaf says; None where it does not.
+
+    Of a reason its slug counts: another wording, as after a rule for somebody else, is no change.
+    """
+    slug = judgement.reason and judgement.reason.slug
+    said = leaf.reason and leaf.reason.partition(":")[0]
+    if (leaf.verdict, said) != (judgement.outcome.value, slug):
+        return f"it is {judgement.outcome}" + (f": {judgement.reason}" if slug else "")
+    if judgement.outcome is not Outcome.VERIFIED:
+        return None
+    signed_at = judgement.signed_at and judgement.signed_at.replace(microsecond=0)
+    pairs = {
+        "identity": (leaf.signer and leaf.signer.identity, judgement.identity),
+        "issuer": (leaf.signer and leaf.signer.issuer, judgement.issuer),
+        "predicate type": (leaf.predicate_type, judgement.predicate_type),
+        "subjects": (leaf.subject, judgement.subjects),
+        "signing time": (leaf.signed_at, signed_at),
+        "time source": (leaf.time_source, judgement.time_source),
+    }
+    return next(
+        (
+            f"its {name} is {found}, the leaf says {written}"
+            for name, (written, found) in pairs.items()
+            if written != found
+        ),
+        None,
+    )
+
+
+def successor(leaf: Leaf, judgement: Judgement, trust: str, policy: str) -> Leaf | None:
+    """The leaf that takes the place of ``leaf`` after ``judgement``; None where it still holds."""
+    if difference(leaf, judgement) is None:
+        return None
+    signer = None
+    if judgement.identity is not None and judgement.issuer is not None:
+        signer = Signer(judgement.identity, judgement.issuer)
+    after = replace(
+        leaf,
+        trust=trust,
+        policy=policy,
+        engine=judgement.engine,
+        supersedes=sha256_hex(leaf.line()),
+        verdict=Outcome.REJECTED.value,
+        reason="malformed",
+        signer=None,
+        predicate_type=None,
+        subject=(),
+        signed_at=leaf.collected_at,
+        time_source="collection",
+    )
+    try:
+        return replace(
+            after,
+            verdict=judgement.outcome.value,
+            reason=None if judgement.reason is None else str(judgement.reason),
+            signer=signer,
+            predicate_type=judgement.predicate_type,
+            subject=judgement.subjects,
+            signed_at=judgement.signed_at or leaf.collected_at,
+            time_source=judgement.time_source,
+        )
+    except MalformedError as err:
+        reason = Reason("malformed", f"what it says cannot be written down: {err}")
+        return replace(after, reason=str(reason))
+
+
+def apply(workspace: Workspace) -> Outcomes:
+    """Judge again what was last judged under another trusted root or policy than those in force.
+
+    :raises RetryableError: the archive did not take what changed; what was done stays done
+    """
+    now = regime(digest_of(workspace.trusted_root), digest_of(workspace.policy))
+    return _apply(workspace, workspace.catalog.packs_judged_otherwise(now), _judged_otherwise(now))
+
+
+def release(workspace: Workspace, rows: Iterable[Row]) -> Outcomes:
+    """Judge quarantined evidence again, under what is in force: what passes now is released."""
+    wanted = {row.id: row.pack for row in rows}
+    return _apply(workspace, sorted(set(wanted.values())), lambda row: row.id in wanted)
+
+
+def preview(workspace: Workspace, policy: bytes) -> Outcomes:
+    """What :func:`apply` would change under ``policy``; nothing is written.
+
+    :param policy: a policy document
+    """
+    found = Outcomes()
+    for judged in _judged(
+        workspace, workspace.trusted_root, policy, workspace.catalog.packs(), lambda row: True
+    ):
+        found.judged += judged.count
+        found.missing += judged.missing
+        found.changes += judged.changes
+    return found
+
+
+def dependents(workspace: Workspace, root: bytes) -> list[Row]:
+    """Verified evidence that the root in force bears out and ``root`` does not.
+
+    Both roots judge it, under the policy in force: so what the policy refuses is not counted.
+    """
+    packs = workspace.catalog.packs()
+    refused = _refused(workspace, root, packs, _is_verified)
+    packs = sorted({row.pack for row in refused.values()})
+    also = _refused(workspace, workspace.trusted_root, packs, lambda row: row.id in refused)
+    return [row for row in refused.values() if row.id not in also]
+
+
+def _refused(
+    workspace: Workspace, root: bytes, packs: Sequence[str], wanted: Callable[[Row], bool]
+) -> dict[int, Row]:
+    found: dict[int, Row] = {}
+    for judged in _judged(workspace, root, workspace.policy, packs, wanted):
+        bad = {one.row for one in judged.changes if one.after.verdict != Outcome.VERIFIED.value}
+        found.update((row.id, row) for row in judged.rows if row.id in bad)
+    return found
+
+
+def _apply(workspace: Workspace, packs: Sequence[str], wanted: Callable[[Row], bool]) -> Outcomes:
+    trust, policy = workspace.trusted_root, workspace.policy
+    now = regime(digest_of(trust), digest_of(policy))
+    found = Outcomes()
+    if packs:
+        workspace.keep(trust)
+        workspace.keep(policy)
+    for judged in _judged(workspace, trust, policy, packs, wanted):
+        found.judged += judged.count
+        found.missing += judged.missing
+        found.changes += judged.changes
+        found.packs += _store(workspace, judged)
+        workspace.catalog.mark_judged([row.id for row in judged.rows], now)
+        workspace.catalog.restore(
+            {
+                row.id: Leaf.parse(row.leaf.encode()).verdict
+                for row in judged.same
+                if _is_suspect(row)
+            }
+        )
+    if found.changes:
+        workspace.note(
+            "judgement.changed",
+            {
+                "trust": digest_of(trust),
+                "policy": digest_of(policy),
+                "judged": found.judged,
+                "counts": found.counts,
+                "packs": found.packs,
+            },
+        )
+    return found
+
+
+@dataclass(slots=True)
+class _Judged:
+    """One pack's evidence, judged again.
+
+    :param same: rows whose leaf still holds, also those that no judgement can change
+    :param evidence: of the changes, by row
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    count: int = 0
+    missing: int = 0
+    changes: list[Change] = field(default_factory=list)
+    same: list[Row] = field(default_factory=list)
+    evidence: dict[int, Evidence] = field(default_factory=dict)
+
+
+def _judged(
+    workspace: Workspace,
+    trust: bytes,
+    policy: bytes,
+    packs: Sequence[str],
+    wanted: Callable[[Row], bool],
+) -> Iterator[_Judged]:
+    if not packs:
+        return
+    with VerifierPool(trust, policy, workspace.settings.harvest_workers) as pool:
+        for digest in packs:
+            rows = [row for row in workspace.catalog.evidence(pack=digest) if wanted(row)]
+            if rows:
+                yield _judge_pack(workspace, pool, digest, rows)
+
+
+def _judge_pack(workspace: Workspace, pool: VerifierPool, digest: str, rows: list[Row]) -> _Judged:
+    found = _Judged()
+    items = {
+        leaf_hash(item.leaf.line()).hex(): item for item in load_pack(workspace.archive, digest)
+    }
+    cases: list[tuple[Row, Leaf, Evidence]] = []
+    for row in rows:
+        item = items.get(row.leaf_hash)
+        if item is None or item.leaf.line().decode() != row.leaf:
+            found.missing += 1
+            continue
+        found.rows.append(row)
+        leaf = item.leaf
+        if _is_settled(leaf):
+            found.same.append(row)
+        else:
+            cases.append((row, leaf, item))
+    parts = [cases[at : at + _CASES] for at in range(0, len(cases), _CASES)]
+    futures = [pool.submit(Case.kept(item) for _, _, item in part) for part in parts]
+    for part, future in zip(parts, futures, strict=True):
+        for (row, leaf, item), judgement in zip(part, future.result(), strict=True):
+            found.count += 1
+            after = successor(leaf, judgement, pool.trust_digest, pool.policy_digest)
+            if after is None:
+                found.same.append(row)
+            else:
+                found.changes.append(Change(row.id, row.verdict, leaf, after))
+                found.evidence[row.id] = item
+    return found
+
+
+def _is_settled(leaf: Leaf) -> bool:
+    """What was set aside for its form alone: no root and no policy makes an attestation of it."""
+    return leaf.engine == "none" and leaf.verdict != Outcome.UNKNOWN.value
+
+
+def _is_verified(row: Row) -> bool:
+    return row.verdict == Outcome.VERIFIED.value
+
+
+def _is_suspect(row: Row) -> bool:
+    return row.verdict == "suspect"
+
+
+def _judged_otherwise(now: str) -> Callable[[Row], bool]:
+    return lambda row: row.judged != now
+
+
+def _store(workspace: Workspace, judged: _Judged) -> list[str]:
+    """Pack the new leaves with their evidence, and move the catalog's rows to them."""
+    groups: dict[tuple[str, datetime], list[Change]] = {}
+    for change in judged.changes:
+        kept = evidence_class(workspace.settings.retention, change.after)
+        key = (kept.name, retain_until(kept.keep, change.after))
+        groups.setdefault(key, []).append(change)
+    stored = []
+    for (name, until), members in sorted(groups.items()):
+        pack = write_pack(replace(judged.evidence[one.row], leaf=one.after) for one in members)
+        workspace.catalog.claim_pack(_pack_row(pack, name, until, workspace.now()))
+        store_pack(workspace.archive, pack, until)
+        workspace.catalog.supersede(
+            pack.digest,
+            [
+                (one.row, leaf_hash(one.before.line()).hex(), catalog_row(one.after, pack.digest))
+                for one in members
+            ],
+        )
+        stored.append(pack.digest)
+    return stored
+
+
+def _pack_row(pack: Pack, name: str, until: datetime, now: datetime) -> dict[str, Any]:
+    return {
+        "digest": pack.digest,
+        "state": "claimed",
+        "evidence_class": name,
+        "retain_until": until,
+        "claimed_at": now,
+        "size": len(pack.data),
+        "members": len(pack.leaves),
+    }
