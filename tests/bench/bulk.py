@@ -4,10 +4,10 @@ import hashlib
 import json
 import multiprocessing
 import os
-import shutil
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from longseal.canonical import digest_of, hex_of
 from longseal.registry.attach import attachment_manifest
@@ -90,20 +90,21 @@ def layouts(attestations: int) -> tuple[Path, Path]:
     made = hashlib.sha256(sources + Path(__file__).read_bytes()).hexdigest()[:12]
     folder = cache / made / str(attestations)
     if not folder.exists():
-        fresh = folder.with_name(f"{attestations}.{os.getpid()}")
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
-        double = new_double()
-        (fresh / "trusted_root.json").write_bytes(double.trusted_root())
-        # Forked, since keys are not handed over otherwise.
-        with ProcessPoolExecutor(
-            mp_context=multiprocessing.get_context("fork"),
-            initializer=_adopt,
-            initargs=(double, fresh / "registry"),
-        ) as processes:
-            for _ in processes.map(_write, range(attestations // (IMAGES * AN_IMAGE))):
-                pass
-        fresh.rename(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder.parent) as name:
+            fresh = Path(name, "fresh")
+            fresh.mkdir()
+            double = new_double()
+            (fresh / "trusted_root.json").write_bytes(double.trusted_root())
+            # Forked, since keys are not handed over otherwise.
+            with ProcessPoolExecutor(
+                mp_context=multiprocessing.get_context("fork"),
+                initializer=_adopt,
+                initargs=(double, fresh / "registry"),
+            ) as processes:
+                for _ in processes.map(_write, range(attestations // (IMAGES * AN_IMAGE))):
+                    pass
+            fresh.rename(folder)
     return folder / "registry", folder / "trusted_root.json"
 
 

@@ -23,7 +23,9 @@ def measure(turn: Turn, turns: int) -> list[Result]:
     paths = [path for _, path in requests]
     listings = sum("/tags/list" in path for path in paths)
     catalogs = sum("/v2/_catalog" in path for path in paths)
-    rest = len(paths) - listings - catalogs
+    # This registry has no referrers API: who asks for it finds out what it cannot do.
+    probes = sum("/referrers/" in path for path in paths)
+    rest = len(paths) - listings - catalogs - probes
     return [
         Comparison(
             f"harvest with nothing new of {turn.attestations} attestations",
@@ -35,6 +37,7 @@ def measure(turn: Turn, turns: int) -> list[Result]:
             (
                 Figure("tag listings a repository", listings / turn.repositories, 1, digits=2),
                 Figure("other requests an image", rest / len(turn.images), 2, digits=2),
+                Figure("questions for the referrers API, asked earlier that day", probes, 0),
                 Figure("blobs", sum("/blobs/" in path for path in paths), 0),
                 Figure("verifications", verified, 0),
             ),
