@@ -7,6 +7,9 @@ all that its verification needs later. What is known is neither downloaded nor v
 A rejected attestation is quarantined with its reason; it never fails a run. A registry that does
 not answer is reported as *unknown*, never as *unsigned*. The counts stand in the log of
 `summarise`; the asset `longseal://evidence` carries them.
+
+Where `log_watch` names a log of one's own, `watch` reads what is new in it and reports signatures
+of the policy's identities that no registry has shown; otherwise it is skipped.
 """
 
 from datetime import UTC, datetime
@@ -15,6 +18,7 @@ from airflow.sdk import DAG, CronTriggerTimetable, TriggerRule
 
 from longseal_airflow.assets import EVIDENCE
 from longseal_airflow.defaults import DEFAULT_ARGS
+from longseal_airflow.operators.audit import LongsealLogWatchOperator
 from longseal_airflow.operators.harvest import (
     SILENT,
     LongsealHarvestOperator,
@@ -40,6 +44,7 @@ with DAG(
             "{{ task.batch.registry }}: {{ task.batch.repositories | join(', ') | truncate(80) }}"
         ),
     ).expand(batch=plan.output)
+    harvest >> LongsealLogWatchOperator(task_id="watch", trigger_rule=TriggerRule.NONE_FAILED)
     LongsealSummariseHarvestOperator(
         task_id="summarise",
         harvested=harvest.output,

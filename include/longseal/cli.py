@@ -82,6 +82,8 @@ def _parser() -> argparse.ArgumentParser:
         "--share", type=float, default=1.0, help="share of the packs that is read whole (0 to 1)"
     )
 
+    verb("watch", _watch, "Look in the log for signatures that no registry has shown.")
+
     verify = verb("verify", _verify, "Verify a bundle, seal, volume, image or known digest.")
     verify.add_argument("target", metavar="TARGET")
     verify.add_argument(
@@ -285,6 +287,22 @@ def _audit(arguments: argparse.Namespace) -> int:
     else:
         _show_checks(report.to_json())
     return report.exit_code
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    from longseal.audit.watch import watch
+
+    found = watch(_workspace(arguments))
+    if found is None:
+        raise RefusedError("no log to watch: name one in the settings (log_watch)")
+    document = found.to_json()
+    missing = {
+        f"entry {entry.index}": f"{entry.identity} signed {entry.artifact} at {entry.begins}"
+        for entry in found.missing
+    }
+    rows = {**document, "missing": len(missing), **missing}
+    _show(arguments, "Log watch", rows, document)
+    return FINDINGS if found.missing or found.unreadable else DONE
 
 
 def _verify(arguments: argparse.Namespace) -> int:

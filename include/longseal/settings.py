@@ -206,6 +206,16 @@ class RekorSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LogWatchSettings:
+    """:param url: what the log's ``checkpoint`` and ``tile/`` stand below
+    :param origin: the origin line of the log's checkpoints
+    """
+
+    url: str
+    origin: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RetentionClass:
     name: str
     keep: Duration
@@ -278,6 +288,7 @@ class Settings:
     timestamp_quorum: int = 1
     pinned_key: str | None = None
     rekor: RekorSettings | None = None
+    log_watch: LogWatchSettings | None = None
     image_statement_days: int = 400
     harvest_workers: int | None = None
     retention: RetentionSettings = RetentionSettings()
@@ -660,6 +671,7 @@ def _build(document: _Document) -> Settings:
         timestamp_quorum=quorum,
         pinned_key=value.get("keys", {}).get("pinned"),
         rekor=_rekor(value["rekor"], folder) if "rekor" in value else None,
+        log_watch=_log_watch(value["log_watch"], folder) if "log_watch" in value else None,
         image_statement_days=value.get("image_statement_days", 400),
         harvest_workers=value.get("harvest", {}).get("workers"),
         retention=_retention(value.get("retention", {})),
@@ -747,8 +759,15 @@ def _signer(item: Mapping[str, Any], folder: Path) -> SignerSettings:
 
 
 def _rekor(item: Mapping[str, Any], folder: Path) -> RekorSettings:
-    host = item["url"].split("/")[2]
-    return RekorSettings(**{"origin": re.sub(r":\d+$", "", host), **_fields(item, folder)})
+    return RekorSettings(**{"origin": _host(item["url"]), **_fields(item, folder)})
+
+
+def _log_watch(item: Mapping[str, Any], folder: Path) -> LogWatchSettings:
+    return LogWatchSettings(**{"origin": _host(item["url"]), **_fields(item, folder)})
+
+
+def _host(url: str) -> str:
+    return re.sub(r":\d+$", "", url.split("/")[2])
 
 
 def _retention(item: Mapping[str, Any]) -> RetentionSettings:

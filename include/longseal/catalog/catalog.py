@@ -283,6 +283,29 @@ class Catalog:
             for row, verdict in verdicts.items():
                 session.execute(update(Evidence).where(Evidence.id == row).values(verdict=verdict))
 
+    def packs_signed_by(
+        self, identity: str, issuer: str, first: datetime, last: datetime, since: datetime | None
+    ) -> set[str]:
+        """The packs with evidence of this signer, signed between the two moments.
+
+        :param since: only what a harvest found that began then or later; None for all
+        """
+        query = (
+            select(Evidence.pack)
+            .join(Pack, Pack.digest == Evidence.pack)
+            .where(
+                Evidence.identity == identity,
+                Evidence.issuer == issuer,
+                Evidence.signed_at.between(first, last),
+                Pack.state == "stored",
+            )
+            .distinct()
+        )
+        if since is not None:
+            query = query.where(Evidence.collected_at >= since)
+        with self.session() as session:
+            return set(session.scalars(query))
+
     # -- reseal ------------------------------------------------------------------------------
 
     def unsealed(self, before: datetime | None) -> list[Evidence]:

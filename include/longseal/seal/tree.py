@@ -79,6 +79,43 @@ class Tree:
         return tuple(path)
 
 
+class Frontier:
+    """A tree that only grows at its end: what of it decides every later root.
+
+    :param size: leaves so far
+    :param hashes: roots of the complete subtrees that they fill, the largest first; one for each
+        one in the binary number ``size``
+    :raises MalformedError: they do not fit each other
+    """
+
+    def __init__(self, size: int = 0, hashes: Iterable[bytes] = ()) -> None:
+        self.size = size
+        self.hashes = list(hashes)
+        if size < 0 or len(self.hashes) != size.bit_count():
+            raise MalformedError(f"a tree of {size} leaves has other complete subtrees")
+        if any(len(each) != HASH_SIZE for each in self.hashes):
+            raise MalformedError(f"hashes have {HASH_SIZE} bytes each")
+
+    def append(self, leaf: bytes) -> None:
+        """Add one leaf, by its hash."""
+        node, size = leaf, self.size
+        while size & 1:
+            node = node_hash(self.hashes.pop(), node)
+            size >>= 1
+        self.hashes.append(node)
+        self.size += 1
+
+    @property
+    def root(self) -> bytes:
+        """The tree's head; of an empty tree, the hash of nothing."""
+        if not self.hashes:
+            return hashlib.sha256().digest()
+        *left, root = self.hashes
+        for node in reversed(left):
+            root = node_hash(node, root)
+        return root
+
+
 def _parents(level: bytes) -> bytes:
     sha256 = hashlib.sha256
     pair = 2 * HASH_SIZE

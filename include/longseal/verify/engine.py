@@ -20,6 +20,7 @@ from cryptography.x509.oid import ExtensionOID
 
 from longseal.canonical import parse_object
 from longseal.errors import MalformedError, UnsupportedError, VerificationError
+from longseal.verify.certificate import identity_of, issuer_of
 from longseal.verify.policy import MAX_IDENTITY, Claim, Policy, Reason
 from longseal.verify.statement import IMAGE_SIGNATURE, PAYLOAD_TYPE, Statement
 from longseal.verify.trust import TrustMaterial, Window
@@ -32,10 +33,6 @@ if TYPE_CHECKING:
 
 MAX_AHEAD: Final = timedelta(minutes=5)
 """How far a signing time may lie after the collection: clocks differ, time does not run back."""
-
-_ISSUER_V2 = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.8")
-_ISSUER_V1 = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.1")
-_OTHER_NAME = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.7")
 
 
 class Outcome(StrEnum):
@@ -168,7 +165,7 @@ class Engine:
         self._check_windows(bundle, chain, [result.time for result in times])
         first = min(times, key=lambda result: result.time)
         certificate = bundle.signing_certificate
-        identity, issuer = _identity(certificate), _issuer(certificate)
+        identity, issuer = identity_of(certificate), issuer_of(certificate)
         for name in (identity, issuer):
             if len(name) > MAX_IDENTITY or not name.isprintable():
                 raise UnsupportedError(
@@ -308,39 +305,6 @@ def _restore_defaults(entry: Any) -> None:
 
 def _brief(err: Exception) -> str:
     return " ".join(str(err).split())[:300]
-
-
-def _identity(certificate: x509.Certificate) -> str:
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    found = [
-        *names.get_values_for_type(x509.RFC822Name),
-        *names.get_values_for_type(x509.UniformResourceIdentifier),
-        *(
-            _der_text(name.value)
-            for name in names.get_values_for_type(x509.OtherName)
-            if name.type_id == _OTHER_NAME
-        ),
-    ]
-    if len(found) != 1:
-        raise UnsupportedError(f"expected one name in the certificate, found {len(found)}")
-    return str(found[0])
-
-
-def _issuer(certificate: x509.Certificate) -> str:
-    for oid, read in ((_ISSUER_V2, _der_text), (_ISSUER_V1, bytes.decode)):
-        try:
-            extension = certificate.extensions.get_extension_for_oid(oid).value
-        except x509.ExtensionNotFound:
-            continue
-        assert isinstance(extension, x509.UnrecognizedExtension)
-        return read(extension.value)
-    raise UnsupportedError("the certificate names no OIDC issuer")
-
-
-def _der_text(value: bytes) -> str:
-    from cryptography.hazmat import asn1
-
-    return asn1.decode_der(str, value)
 
 
 def _recording_verifier(trust: TrustMaterial) -> Verifier:

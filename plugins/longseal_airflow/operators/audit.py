@@ -6,7 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk.exceptions import AirflowSkipException
+
 from longseal.audit.audit import audit, summary
+from longseal.audit.watch import watch
 from longseal.errors import RefusedError, RetryableError, VerificationError
 from longseal.verify.report import State
 from longseal.workspace import Workspace
@@ -49,6 +52,32 @@ class LongsealAuditOperator(LongsealOperator):
             raise (VerificationError if report.state is State.FAILED else RetryableError)(line)
         checks = Counter(one.state.value for one in report.checks)
         return {"result": report.state.value, "checks": dict(checks), **summary(workspace)}
+
+
+class LongsealLogWatchOperator(LongsealOperator):
+    """Look in a log of one's own for signatures of the policy's identities without evidence here.
+
+    Skipped where the settings name no log. An entry without evidence is reported by every run until
+    its evidence is found, and fails none; a log that contradicts its own history fails the task at
+    once. Retried: a log that does not answer.
+
+    Returns ``size`` of the log, ``new`` entries, and counts: ``missing``, ``waiting`` (younger than
+    two hours) and ``unreadable``.
+    """
+
+    def act(self, workspace: Workspace, context: Context) -> dict[str, Any]:
+        """Watch."""
+        found = watch(workspace)
+        if found is None:
+            raise AirflowSkipException("the settings name no log to watch (log_watch)")
+        self.log_table(
+            f"In {found.log}, and no evidence found",
+            [
+                f"{one.index}: {one.identity} ({one.issuer}) signed {one.artifact} at {one.begins}"
+                for one in found.missing
+            ],
+        )
+        return {**found.to_json(), "missing": len(found.missing)}
 
 
 def _share(value: Any) -> float:

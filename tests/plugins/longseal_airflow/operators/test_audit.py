@@ -1,13 +1,18 @@
+import base64
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException
-from tests.installation import Installation
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from tests.doubles.tile_log import FileServer, TileLogDouble
+from tests.installation import EXAMPLES, Installation
 from tests.plugins.conftest import Take
 
+from longseal.archive.pack import load_pack
 from longseal.harvest import harvest, plan
-from longseal_airflow.operators.audit import LongsealAuditOperator
+from longseal_airflow.operators.audit import LongsealAuditOperator, LongsealLogWatchOperator
 
 
 @pytest.fixture
@@ -52,3 +57,65 @@ def test_a_changed_pack_fails_the_audit_after_the_report(
 def test_a_share_that_is_none_is_refused(take: Take, share: Any) -> None:
     with pytest.raises(AirflowFailException, match="share: expected a number from 0 to 1"):
         take(LongsealAuditOperator, share=share)
+
+
+@pytest.fixture
+def log(installation: Installation, pack: Path) -> Iterator[TileLogDouble]:
+    """A log that has the entries of all attestations harvested, and is watched."""
+    (installation.folder / "log").mkdir()
+    log = TileLogDouble(installation.folder / "log")
+    root = json.loads((EXAMPLES / "trusted_root.json").read_bytes())
+    root["tlogs"].append(log.instance())
+    (installation.folder / "trusted_root.json").write_text(json.dumps(root))
+    for item in load_pack(installation.workspace().archive, f"sha256:{pack.stem}"):
+        material = json.loads(item.payload)["verificationMaterial"]
+        log.entries += [
+            base64.b64decode(each["canonicalizedBody"]) for each in material["tlogEntries"]
+        ]
+    log.publish(log.entries)
+    with FileServer(log.folder) as server:
+        installation.write(
+            trust={"trusted_root": "trusted_root.json"},
+            log_watch={"url": server.url, "origin": log.origin},
+        )
+        yield log
+
+
+def test_a_log_whose_entries_are_all_in_the_archive_has_none_missing(
+    take: Take, installation: Installation, log: TileLogDouble
+) -> None:
+    counts = {"log": log.origin, "size": 20, "waiting": 0, "unreadable": 0, "missing": 0}
+    assert take(LongsealLogWatchOperator) == {**counts, "new": 20}
+    before = installation.files()
+    assert take(LongsealLogWatchOperator) == {**counts, "new": 0}
+    assert installation.files() == before
+
+
+def test_an_entry_without_evidence_is_logged_and_found_when_its_evidence_comes(
+    take: Take,
+    installation: Installation,
+    log: TileLogDouble,
+    pack: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    away = installation.folder / "away"
+    away.mkdir()
+    for file in installation.folder.glob("catalog.db*"):
+        file.rename(away / file.name)
+    assert take(LongsealLogWatchOperator)["missing"] == 20
+    assert "ci@stella.example (http://localhost:18100) signed sha256:" in capsys.readouterr().out
+    for file in away.iterdir():
+        file.replace(installation.folder / file.name)
+    assert take(LongsealLogWatchOperator)["missing"] == 0
+
+
+def test_a_log_that_contradicts_itself_fails_the_task(take: Take, log: TileLogDouble) -> None:
+    take(LongsealLogWatchOperator)
+    log.publish(log.entries[:-1])
+    with pytest.raises(AirflowFailException, match="rolled back"):
+        take(LongsealLogWatchOperator)
+
+
+def test_where_no_log_is_named_the_task_is_skipped(take: Take, installation: Installation) -> None:
+    with pytest.raises(AirflowSkipException, match="log_watch"):
+        take(LongsealLogWatchOperator)
