@@ -22,6 +22,7 @@ from longseal.catalog.models import Evidence as Row
 from longseal.errors import MalformedError
 from longseal.harvest import catalog_row, regime
 from longseal.seal.tree import leaf_hash
+from longseal.settings import Duration
 from longseal.verify.engine import Judgement, Outcome
 from longseal.verify.policy import Reason
 from longseal.verify.pool import Case, VerifierPool
@@ -88,6 +89,16 @@ class Outcomes:
             "packs": self.packs,
             "changes": [one.to_json() for one in self.changes],
         }
+
+
+def judged(
+    pool: VerifierPool, evidence: Sequence[Evidence]
+) -> Iterator[tuple[Evidence, Judgement]]:
+    """Judge each piece again as it was then, on every core."""
+    parts = [evidence[at : at + _CASES] for at in range(0, len(evidence), _CASES)]
+    futures = [pool.submit(map(Case.kept, part)) for part in parts]
+    for part, future in zip(parts, futures, strict=True):
+        yield from zip(part, future.result(), strict=True)
 
 
 def difference(leaf: Leaf, judgement: Judgement) -> str | None:
@@ -178,12 +189,12 @@ def preview(workspace: Workspace, policy: bytes) -> Outcomes:
     :param policy: a policy document
     """
     found = Outcomes()
-    for judged in _judged(
+    for part in _judged(
         workspace, workspace.trusted_root, policy, workspace.catalog.packs(), lambda row: True
     ):
-        found.judged += judged.count
-        found.missing += judged.missing
-        found.changes += judged.changes
+        found.judged += part.count
+        found.missing += part.missing
+        found.changes += part.changes
     return found
 
 
@@ -203,9 +214,9 @@ def _refused(
     workspace: Workspace, root: bytes, packs: Sequence[str], wanted: Callable[[Row], bool]
 ) -> dict[int, Row]:
     found: dict[int, Row] = {}
-    for judged in _judged(workspace, root, workspace.policy, packs, wanted):
-        bad = {one.row for one in judged.changes if one.after.verdict != Outcome.VERIFIED.value}
-        found.update((row.id, row) for row in judged.rows if row.id in bad)
+    for part in _judged(workspace, root, workspace.policy, packs, wanted):
+        bad = {one.row for one in part.changes if one.after.verdict != Outcome.VERIFIED.value}
+        found.update((row.id, row) for row in part.rows if row.id in bad)
     return found
 
 
@@ -216,18 +227,14 @@ def _apply(workspace: Workspace, packs: Sequence[str], wanted: Callable[[Row], b
     if packs:
         workspace.keep(trust)
         workspace.keep(policy)
-    for judged in _judged(workspace, trust, policy, packs, wanted):
-        found.judged += judged.count
-        found.missing += judged.missing
-        found.changes += judged.changes
-        found.packs += _store(workspace, judged)
-        workspace.catalog.mark_judged([row.id for row in judged.rows], now)
+    for part in _judged(workspace, trust, policy, packs, wanted):
+        found.judged += part.count
+        found.missing += part.missing
+        found.changes += part.changes
+        found.packs += _store(workspace, part)
+        workspace.catalog.mark_judged([row.id for row in part.rows], now)
         workspace.catalog.restore(
-            {
-                row.id: Leaf.parse(row.leaf.encode()).verdict
-                for row in judged.same
-                if _is_suspect(row)
-            }
+            {row.id: Leaf.parse(row.leaf.encode()).verdict for row in part.same if _is_suspect(row)}
         )
     if found.changes:
         workspace.note(
@@ -280,29 +287,26 @@ def _judge_pack(workspace: Workspace, pool: VerifierPool, digest: str, rows: lis
     items = {
         leaf_hash(item.leaf.line()).hex(): item for item in load_pack(workspace.archive, digest)
     }
-    cases: list[tuple[Row, Leaf, Evidence]] = []
+    cases: list[tuple[Row, Evidence]] = []
     for row in rows:
         item = items.get(row.leaf_hash)
         if item is None or item.leaf.line().decode() != row.leaf:
             found.missing += 1
             continue
         found.rows.append(row)
-        leaf = item.leaf
-        if _is_settled(leaf):
+        if _is_settled(item.leaf):
             found.same.append(row)
         else:
-            cases.append((row, leaf, item))
-    parts = [cases[at : at + _CASES] for at in range(0, len(cases), _CASES)]
-    futures = [pool.submit(Case.kept(item) for _, _, item in part) for part in parts]
-    for part, future in zip(parts, futures, strict=True):
-        for (row, leaf, item), judgement in zip(part, future.result(), strict=True):
-            found.count += 1
-            after = successor(leaf, judgement, pool.trust_digest, pool.policy_digest)
-            if after is None:
-                found.same.append(row)
-            else:
-                found.changes.append(Change(row.id, row.verdict, leaf, after))
-                found.evidence[row.id] = item
+            cases.append((row, item))
+    judgements = judged(pool, [item for _, item in cases])
+    for (row, _), (item, judgement) in zip(cases, judgements, strict=True):
+        found.count += 1
+        after = successor(item.leaf, judgement, pool.trust_digest, pool.policy_digest)
+        if after is None:
+            found.same.append(row)
+        else:
+            found.changes.append(Change(row.id, row.verdict, item.leaf, after))
+            found.evidence[row.id] = item
     return found
 
 
@@ -330,10 +334,16 @@ def _store(workspace: Workspace, judged: _Judged) -> list[str]:
         kept = evidence_class(workspace.settings.retention, change.after)
         key = (kept.name, retain_until(kept.keep, change.after))
         groups.setdefault(key, []).append(change)
+    now = workspace.now()
+    # No store takes a date that is past, as that of evidence which only waits to be pruned.
+    first = Duration(1, "month").after(
+        now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    )
     stored = []
-    for (name, until), members in sorted(groups.items()):
+    for (name, promised), members in sorted(groups.items()):
+        until = max(promised, first)
         pack = write_pack(replace(judged.evidence[one.row], leaf=one.after) for one in members)
-        workspace.catalog.claim_pack(_pack_row(pack, name, until, workspace.now()))
+        workspace.catalog.claim_pack(_pack_row(pack, name, until, now))
         store_pack(workspace.archive, pack, until)
         workspace.catalog.supersede(
             pack.digest,

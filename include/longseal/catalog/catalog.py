@@ -363,6 +363,19 @@ class Catalog:
                     update(Evidence).where(Evidence.leaf_hash.in_(part)).values(seal=seal.sequence)
                 )
 
+    def verified_images(self, images: Collection[str]) -> set[tuple[str, str, str]]:
+        """By source, repository and digest, those of ``images`` that have verified evidence."""
+        found: set[tuple[str, str, str]] = set()
+        with self.session() as session:
+            for part in _parts(sorted(images)):
+                rows = session.execute(
+                    select(Evidence.source, Evidence.repository, Evidence.image)
+                    .where(Evidence.image.in_(part), Evidence.verdict == "verified")
+                    .distinct()
+                )
+                found.update((source, repository, image) for source, repository, image in rows)
+        return found
+
     def seals(self) -> list[Seal]:
         """Every published seal, oldest first."""
         return self._all(select(Seal).order_by(Seal.sequence))

@@ -107,14 +107,20 @@ def attach_images(workspace: Workspace, seal: Published, workers: int = 16) -> d
     """Attach each statement to its images, and take off what is older than the newest two.
 
     An image that is gone, or a registry that does not answer, is reported and tried again by the
-    next run.
+    next run. An image whose evidence was revoked after the seal gets no statement.
     """
     by_image: dict[str, bytes] = {}
     for folder in statement_folders(workspace, seal.sequence):
         bundle = workspace.archive.get(f"{folder}/{BUNDLE}")
         statement = Statement.parse(Ceremony(workspace, folder).statement())
         by_image |= {f"sha256:{one.digest['sha256']}": bundle for one in statement.subjects}
-    places = [place for place in places_of(workspace, seal) if place.image in by_image]
+    # A seal stands for ever; whoever fell since then is not recommended anew.
+    still = workspace.catalog.verified_images(set(by_image))
+    places = [
+        place
+        for place in places_of(workspace, seal)
+        if (place.registry, place.repository, place.image) in still
+    ]
     attached = {
         Place(row.source, row.repository, row.image)
         for row in workspace.catalog.image_statements({place.image for place in places})

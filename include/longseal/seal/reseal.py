@@ -19,13 +19,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from longseal import __version__
+from longseal import __version__, judgement
 from longseal.archive.leaf import Leaf
 from longseal.archive.pack import Evidence, load_pack
 from longseal.archive.records import Record, newest_records, not_archived
@@ -58,15 +58,15 @@ from longseal.seal.published import (
 )
 from longseal.seal.statement import Statement, Subject
 from longseal.seal.tree import Tree, leaf_hash
-from longseal.verify.engine import Judgement, Outcome
-from longseal.verify.pool import Case, VerifierPool
+from longseal.trust import vouched
+from longseal.verify.engine import Outcome
+from longseal.verify.pool import VerifierPool
 from longseal.workspace import Workspace
 
 SHARD_LINES: Final = 65_536
 """Leaves in one shard: a complete level-2 subtree, and below cosign's 128 MiB for an artifact."""
 
 _ATTEMPT = re.compile(r"seals/(\d{6})/(\d{1,4})/statement\.json")
-_CASES: Final = 32
 
 
 class Reseal:
@@ -102,11 +102,15 @@ class Reseal:
     # -- freeze ------------------------------------------------------------------------------
 
     def freeze(self) -> dict[str, Any]:
-        """Decide what the seal covers, archive it, and claim the next sequence for it."""
+        """Decide what the seal covers, archive it, and claim the next sequence for it.
+
+        What was last judged under another policy or trusted root is judged again before.
+        """
         if self.sealed is not None:
             self._note_sealed(self.sealed)
             return self._summary()
         if self._claimed() is None:
+            judgement.apply(self._workspace)
             files, statement = self._compose()
             for data in files.values():
                 self._workspace.keep(data)
@@ -296,7 +300,11 @@ class Reseal:
         wanted = {leaf_hash(line).hex(): line for line in lines}
         missing = set(lines)
         failed: dict[bytes, str] = {}
-        with _Judges(workspace) as judges:
+        # By what this worker's settings bear out, and never by what a leaf names: a root or policy
+        # that was revoked or changed meanwhile is no authority, nor is one that somebody archived.
+        with VerifierPool(
+            vouched(workspace), workspace.policy, workspace.settings.harvest_workers
+        ) as pool:
             for digest in workspace.catalog.packs_of(wanted):
                 cases: list[Evidence] = []
                 for item in load_pack(workspace.archive, digest):
@@ -304,9 +312,9 @@ class Reseal:
                     if line in missing:
                         missing.discard(line)
                         cases.append(item)
-                for leaf, judgement in judges.judge(cases):
-                    if difference := _difference(leaf, judgement):
-                        failed[leaf.line()] = difference
+                for item, again in judgement.judged(pool, cases):
+                    if found := judgement.difference(item.leaf, again):
+                        failed[item.leaf.line()] = found
         failed.update(dict.fromkeys(missing, "it is in no pack of the archive"))
         return failed
 
@@ -436,78 +444,6 @@ def renew(workspace: Workspace, seal: Published) -> None:
         upto = [one for one in published(workspace) if one.sequence <= seal.sequence]
         workspace.store(f"{folder}/renewal.sha512", _sums("sha512", _seal_files(upto)))
     timestamp_file(workspace, f"{folder}/renewal.sha512", f"{folder}/renewal.tokens.json")
-
-
-class _Judges:
-    """Pools of verifiers for the trusted roots and policies that leaves name.
-
-    A trusted root or policy that neither the settings nor a published seal has is no authority:
-    what it judged is judged again by the ones in force.
-    """
-
-    def __init__(self, workspace: Workspace) -> None:
-        self._workspace = workspace
-        self._current = (digest_of(workspace.trusted_root), digest_of(workspace.policy))
-        sealed = {digest for seal in published(workspace) for digest in seal.files().values()}
-        self._accepted = sealed | set(self._current)
-        self._pools: dict[tuple[str, str], VerifierPool] = {}
-
-    def __enter__(self) -> _Judges:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for pool in self._pools.values():
-            pool.__exit__(None, None, None)
-
-    def judge(self, evidence: Iterable[Evidence]) -> Iterator[tuple[Leaf, Judgement]]:
-        """Judge each piece again, on every core."""
-        groups: dict[tuple[str, str], list[Evidence]] = {}
-        for item in evidence:
-            named = (item.leaf.trust, item.leaf.policy)
-            known = named if set(named) <= self._accepted else self._current
-            groups.setdefault(known, []).append(item)
-        for named, group in groups.items():
-            pool = self._pool(named)
-            parts = [group[at : at + _CASES] for at in range(0, len(group), _CASES)]
-            futures = [pool.submit(map(Case.kept, part)) for part in parts]
-            for part, future in zip(parts, futures, strict=True):
-                for item, judgement in zip(part, future.result(), strict=True):
-                    yield item.leaf, judgement
-
-    def _pool(self, named: tuple[str, str]) -> VerifierPool:
-        if named not in self._pools:
-            trust, policy = (
-                (self._workspace.trusted_root, self._workspace.policy)
-                if named == self._current
-                else (self._workspace.kept(named[0]), self._workspace.kept(named[1]))
-            )
-            self._pools[named] = VerifierPool(
-                trust, policy, self._workspace.settings.harvest_workers
-            )
-        return self._pools[named]
-
-
-def _difference(leaf: Leaf, judgement: Judgement) -> str | None:
-    """How a second judgement differs from what the leaf says; None where it does not."""
-    if judgement.outcome is not Outcome.VERIFIED or judgement.signed_at is None:
-        return f"it is {judgement.outcome}: {judgement.reason}"
-    signer = leaf.signer
-    pairs = {
-        "identity": (signer and signer.identity, judgement.identity),
-        "issuer": (signer and signer.issuer, judgement.issuer),
-        "predicate type": (leaf.predicate_type, judgement.predicate_type),
-        "subjects": (leaf.subject, judgement.subjects),
-        "signing time": (timestamp(leaf.signed_at), timestamp(judgement.signed_at)),
-        "time source": (leaf.time_source, judgement.time_source),
-    }
-    return next(
-        (
-            f"its {name} is {found}, the leaf says {said}"
-            for name, (said, found) in pairs.items()
-            if said != found
-        ),
-        None,
-    )
 
 
 def _claim_of(key: str) -> str:
