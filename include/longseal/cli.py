@@ -21,6 +21,7 @@ from longseal.settings import load
 from longseal.workspace import Workspace
 
 if TYPE_CHECKING:
+    from longseal.harvest import Harvested
     from longseal.judgement import Outcomes
 
 DONE, FINDINGS, FAILED = 0, 1, 2
@@ -63,7 +64,21 @@ def _parser() -> argparse.ArgumentParser:
         found.set_defaults(run=run)
         return found
 
-    verb("harvest", _harvest, "Find, verify and archive every attestation of the registries.")
+    harvest = verb(
+        "harvest", _harvest, "Find, verify and archive every attestation of the registries."
+    )
+    harvest.add_argument(
+        "--from",
+        dest="source",
+        metavar="DIR|FILE|-",
+        help="take in the evidence there instead: bundles, JSONL, answers of GitHub, npm or PyPI",
+    )
+    harvest.add_argument("--repository", metavar="NAME", help="whose evidence is taken in")
+    harvest.add_argument(
+        "--artifact",
+        metavar="FILE|sha256:HEX",
+        help="what it must speak of; without it, what it says itself",
+    )
 
     reseal = verb("reseal", _reseal, "Seal a period under the organisation's key.")
     reseal.add_argument(
@@ -137,12 +152,16 @@ def _harvest(arguments: argparse.Namespace) -> int:
     from longseal.harvest import Harvested, harvest, plan
 
     workspace = _workspace(arguments)
-    batches, silent = plan(workspace)
+    if arguments.source is None and (arguments.repository or arguments.artifact):
+        raise RefusedError("--repository and --artifact go with --from, which is not given")
+    batches, silent = plan(workspace) if arguments.source is None else ([], {})
     trusted = _refreshed(workspace)
     judged = judgement.apply(workspace)
     result = Harvested(unreachable=dict(silent))
     for batch in batches:
         result.add(harvest(workspace, batch))
+    if arguments.source is not None:
+        result.add(_taken_in(workspace, arguments))
     document = {**result.to_json(), "trust": trusted, "judged_again": judged.counts}
     totals = {name: value for name, value in document.items() if name not in ("images", "packs")}
     _show(arguments, "Harvest", {**totals, "images": len(result.images)}, document)
@@ -207,6 +226,18 @@ def _policy_apply(arguments: argparse.Namespace) -> int:
     outcomes = judgement.apply(_workspace(arguments))
     _show_outcomes(arguments, "What changed", outcomes)
     return FINDINGS if outcomes.missing else DONE
+
+
+def _taken_in(workspace: Workspace, arguments: argparse.Namespace) -> Harvested:
+    from longseal.intake import intake
+    from longseal.verify.target import artifact_digest
+
+    if not arguments.repository:
+        raise RefusedError(
+            "--from needs --repository NAME: the policy's rules are for repositories"
+        )
+    source = sys.stdin.buffer if arguments.source == "-" else Path(arguments.source)
+    return intake(workspace, source, arguments.repository, artifact_digest(arguments.artifact))
 
 
 def _reseal(arguments: argparse.Namespace) -> int:

@@ -33,6 +33,9 @@ MAX_BYTES: Final = 1024 * 1024
 
 MAX_DEPTH: Final = 16
 
+INTAKE: Final = "intake"
+"""What stands in place of a registry's name where evidence was found in none."""
+
 Visibility = Literal["private", "public"]
 
 
@@ -647,7 +650,7 @@ def _dotted(path: Iterable[str | int]) -> str:
 def _build(document: _Document) -> Settings:
     value = document.value
     folder = document.path.absolute().parent
-    _require_unique_names(document, "registries")
+    _require_unique_names(document, "registries", INTAKE)
     _require_unique_names(document, "sites")
     authorities = len(value["timestamps"])
     quorum = value.get("timestamp_quorum", 1)
@@ -680,8 +683,8 @@ def _build(document: _Document) -> Settings:
     )
 
 
-def _require_unique_names(document: _Document, setting: str) -> None:
-    seen: set[str] = set()
+def _require_unique_names(document: _Document, setting: str, *taken: str) -> None:
+    seen = set(taken)
     for at, item in enumerate(document.value.get(setting, ())):
         if item["name"] in seen:
             raise document.error(f"{setting}[{at}].name", f"{item['name']!r} is taken already")

@@ -160,7 +160,10 @@ def _due(workspace: Workspace) -> list[Item]:
 
 
 def _looked_for(image: Image | None) -> bool:
-    """Unknown is never "nothing else there", and vanished evidence is an alarm: both block."""
+    """Unknown is never "nothing else there", and vanished evidence is an alarm: both block.
+
+    Evidence that was taken in from files hangs on nothing that anybody looked for.
+    """
     return image is not None and image.state in ("whole", "empty")
 
 

@@ -6,13 +6,20 @@ of it: the payload's bytes as found, and the bytes of the manifest that carried 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from typing import Any, Final
 
-from longseal.canonical import digest_of
-from longseal.errors import MalformedError
+from longseal.canonical import canonical_json, digest_of, parse_object
+from longseal.errors import MalformedError, UnsupportedError
 from longseal.registry.attachment import kind_of
-from longseal.registry.model import parse_manifest
+from longseal.registry.model import MAX_MANIFEST_BYTES, parse_manifest
 from longseal.verify import legacy
+from longseal.verify.documents import Format
+from longseal.verify.statement import PAYLOAD_TYPE
+
+INTAKE: Final = "application/vnd.longseal.intake.v1+json"
+"""Media type of what stands for a manifest where evidence was not found attached to an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +36,20 @@ class Reading:
 
 
 def readings(payload: bytes, manifest: bytes) -> tuple[Reading, ...]:
-    """What ``payload``, a layer of the OCI manifest ``manifest``, says.
+    """What ``payload`` says, a layer of the OCI manifest ``manifest``, or taken in with it.
 
     Mostly that is one reading. Cosign's older image signatures all sign the same bytes, so one
     layer's bytes may stand there many times, with a signature in the annotations of each.
 
-    :raises MalformedError: the manifest has no such layer, or an annotation is broken
+    :raises MalformedError: the manifest has no such layer, or something in them is broken
+    :raises UnsupportedError: they are well-formed, and of a kind that cannot be read
     """
     digest = digest_of(payload)
+    carrier = parse_object(manifest, "manifest", MAX_MANIFEST_BYTES)
+    if carrier.get("mediaType") == INTAKE:
+        if carrier.get("payload") != digest:
+            raise MalformedError(f"what was taken in is {carrier.get('payload')!a}, not {digest}")
+        return (_taken_in(payload, carrier.get("format")),)
     layers = [one for one in parse_manifest(manifest).layers if one.digest == digest]
     if not layers:
         raise MalformedError(f"the manifest {digest_of(manifest)} has no layer {digest}")
@@ -50,3 +63,48 @@ def readings(payload: bytes, manifest: bytes) -> tuple[Reading, ...]:
         else:
             found.append(Reading(legacy.signature(payload, layer.annotations), payload))
     return tuple(dict.fromkeys(found))
+
+
+def intake_manifest(payload: bytes, form: Format) -> bytes:
+    """What stands for the manifest of evidence that was not found attached to an image."""
+    return canonical_json({"format": form, "mediaType": INTAKE, "payload": digest_of(payload)})
+
+
+def is_intake(manifest: bytes) -> bool:
+    """Whether :func:`intake_manifest` made these bytes."""
+    return f'"mediaType":"{INTAKE}"'.encode() in manifest and manifest.startswith(b'{"format":')
+
+
+def _taken_in(payload: bytes, form: object) -> Reading:
+    if form == "sigstore-bundle":
+        return Reading(payload)
+    if form == "pep-740":
+        return Reading(_pep_740(parse_object(payload, "the attestation")))
+    if form == "dsse-envelope":
+        return Reading(legacy.attestation(payload, {}), payload)
+    if form == "unreadable":
+        raise MalformedError("it could not be read when it was taken in")
+    raise UnsupportedError(f"evidence of a format that cannot be read: {str(form)[:40]!a}")
+
+
+def _pep_740(attestation: dict[str, Any]) -> bytes:
+    """The bundle of an attestation object of PyPI (PEP 740, "Attestation objects")."""
+    if attestation.get("version") != 1:
+        version = str(attestation.get("version"))[:40]
+        raise UnsupportedError(f"expected an attestation of version 1, found {version!a}")
+    material, envelope = attestation.get("verification_material"), attestation.get("envelope")
+    if not isinstance(material, dict) or not isinstance(envelope, dict):
+        raise MalformedError("an attestation's verification_material and envelope are objects")
+    bundle = {
+        "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
+        "verificationMaterial": {
+            "certificate": {"rawBytes": material.get("certificate")},
+            "tlogEntries": material.get("transparency_entries"),
+        },
+        "dsseEnvelope": {
+            "payload": envelope.get("statement"),
+            "payloadType": PAYLOAD_TYPE,
+            "signatures": [{"sig": envelope.get("signature")}],
+        },
+    }
+    return json.dumps(bundle).encode()

@@ -12,9 +12,10 @@ from datetime import datetime
 from types import TracebackType
 
 from longseal.archive.pack import Evidence
+from longseal.canonical import digest_of
 from longseal.errors import MalformedError, RetryableError, UnsupportedError
 from longseal.verify.engine import Engine, Judgement, Outcome
-from longseal.verify.formats import Reading, readings
+from longseal.verify.formats import Reading, is_intake, readings
 from longseal.verify.policy import Policy, Reason
 from longseal.verify.trust import TrustMaterial
 
@@ -23,7 +24,8 @@ from longseal.verify.trust import TrustMaterial
 class Case:
     """One piece of evidence to judge: the bytes as found, and what they were found on.
 
-    :param manifest: the OCI manifest whose layer ``data`` is; None where it is a bundle for certain
+    :param image: None where nothing else than ``data`` itself says what it speaks of
+    :param manifest: what carried ``data``; None where that is a bundle for certain
     """
 
     data: bytes
@@ -47,6 +49,7 @@ def judge(engine: Engine, case: Case) -> Judgement:
     Never raises for anything that is found.
     """
     found = Judgement(Outcome.UNKNOWN, None, signed_at=case.collected_at, engine=engine.name)
+    image = None if _stands_alone(case) else case.image
     try:
         said = (
             (Reading(case.data),) if case.manifest is None else readings(case.data, case.manifest)
@@ -56,10 +59,19 @@ def judge(engine: Engine, case: Case) -> Judgement:
     except UnsupportedError as err:
         return replace(found, reason=Reason("unsupported", str(err)))
     judgements = [
-        engine.judge(one.bundle, case.image, case.repository, case.collected_at) for one in said
+        engine.judge(one.bundle, image, case.repository, case.collected_at) for one in said
     ]
     accepted = (Outcome.VERIFIED, Outcome.IGNORED)
     return next((one for one in judgements if one.outcome in accepted), judgements[0])
+
+
+def _stands_alone(case: Case) -> bool:
+    """Evidence taken in that names no image by its sha256 is filed under its own digest."""
+    return (
+        case.manifest is not None
+        and is_intake(case.manifest)
+        and case.image == digest_of(case.data)
+    )
 
 
 class Judging:

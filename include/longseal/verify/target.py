@@ -113,7 +113,7 @@ def _seal_folder(
 
 def _bundle(report: Report, given: Given, data: bytes, workspace: Callable[[], Workspace]) -> None:
     material = parse_object(data, "the bundle").get("verificationMaterial")
-    artifact = _artifact(given)
+    artifact = artifact_digest(given.artifact)
     if isinstance(material, dict) and "publicKey" in material:
         anchors = _anchors(given, workspace)
         if given.seal_trusted_root is None:
@@ -281,10 +281,14 @@ def _engine(given: Given, workspace: Callable[[], Workspace]) -> Engine:
     return Engine(trust, Policy(digest_of(b""), (rule,)))
 
 
-def _artifact(given: Given) -> str | None:
-    if given.artifact is None or is_digest(given.artifact):
-        return given.artifact
-    return f"sha256:{sha256_hex(_read(Path(given.artifact), '--artifact', limit=None))}"
+def artifact_digest(artifact: str | None) -> str | None:
+    """The digest that ``--artifact`` means: the one given, or that of the file it names.
+
+    :raises SettingsError: naming ``--artifact``, when the file cannot be read
+    """
+    if artifact is None or is_digest(artifact):
+        return artifact
+    return f"sha256:{sha256_hex(_read(Path(artifact), '--artifact', limit=None))}"
 
 
 def _read(path: Path, setting: str, limit: int | None = MAX_JSON_BYTES * 8) -> bytes:

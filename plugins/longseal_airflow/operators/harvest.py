@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longseal.harvest import Batch, Tally, harvest, plan
+from longseal.harvest import Batch, Harvested, Tally, harvest, plan
+from longseal.intake import intake
 from longseal.workspace import Workspace
 from longseal_airflow.assets import EVIDENCE
 from longseal_airflow.operators.base import LongsealOperator, given
@@ -57,13 +59,49 @@ class LongsealHarvestOperator(LongsealOperator):
     def act(self, workspace: Workspace, context: Context) -> dict[str, Any]:
         """Harvest."""
         batch = Batch.from_json(given("batch", self.batch, dict))
-        result = harvest(workspace, batch)
-        return {
-            **result.total.to_json(),
-            "images": len(result.images),
-            "packs": result.packs,
-            "unreachable": result.unreachable,
-        }
+        return _counts(harvest(workspace, batch))
+
+
+class LongsealIntakeOperator(LongsealOperator):
+    """Take in the evidence that a CI run left in a file or folder.
+
+    It is judged and kept by the same rules as what hangs in a registry; what is known is neither
+    judged nor stored again. Returns the same counts as a batch, so that the summary can add them.
+
+    :param path: of the file or folder, where the worker sees it (templated)
+    :param repository: whose evidence it is (templated)
+    :param artifact: ``sha256:`` digest that it must speak of (templated); None: what it says itself
+    """
+
+    template_fields: Sequence[str] = (
+        *LongsealOperator.template_fields,
+        "path",
+        "repository",
+        "artifact",
+    )
+
+    def __init__(
+        self, *, path: str, repository: str, artifact: str | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.path = path
+        self.repository = repository
+        self.artifact = artifact
+
+    def act(self, workspace: Workspace, context: Context) -> dict[str, Any]:
+        """Take in."""
+        path = Path(given("path", self.path, str))
+        repository = given("repository", self.repository, str)
+        return _counts(intake(workspace, path, repository, self.artifact or None))
+
+
+def _counts(result: Harvested) -> dict[str, Any]:
+    return {
+        **result.total.to_json(),
+        "images": len(result.images),
+        "packs": result.packs,
+        "unreachable": result.unreachable,
+    }
 
 
 class LongsealSummariseHarvestOperator(LongsealOperator):

@@ -1,4 +1,6 @@
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -6,7 +8,8 @@ from longseal.canonical import digest_of
 from longseal.errors import MalformedError, UnsupportedError
 from longseal.registry.attachment import DSSE, IN_TOTO, SIMPLE_SIGNING
 from longseal.registry.model import OCI_INDEX, OCI_MANIFEST
-from longseal.verify.formats import Reading, readings
+from longseal.verify.documents import Format
+from longseal.verify.formats import INTAKE, Reading, intake_manifest, is_intake, readings
 
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 
@@ -51,3 +54,36 @@ def test_bytes_that_the_manifest_does_not_carry_say_nothing() -> None:
         readings(b"x", manifest((BUNDLE, b"x", {}), media_type=OCI_INDEX))
     with pytest.raises(MalformedError):
         readings(b"{}", manifest((SIMPLE_SIGNING, b"{}", {})))
+
+
+def test_the_vector_of_the_page_is_what_the_code_makes() -> None:
+    page = (Path(__file__).parents[4] / "docs/formats/evidence.md").read_text()
+    (vector,) = re.findall(r"```json\n(.+)\n```", page)
+    payload = b'{"verificationMaterial":{}}'
+    assert intake_manifest(payload, "sigstore-bundle") == vector.encode()
+    assert readings(payload, vector.encode()) == (Reading(payload),)
+
+
+@pytest.mark.parametrize(
+    ("payload", "form", "error"),
+    [
+        (b'{"version":2}', "pep-740", UnsupportedError),
+        (b'{"version":1}', "pep-740", MalformedError),
+        (b'{"version":1,"verification_material":{},"envelope":[]}', "pep-740", MalformedError),
+        (b"[]", "pep-740", MalformedError),
+        (b"[]", "dsse-envelope", MalformedError),
+        (b"{}", "unreadable", MalformedError),
+    ],
+)
+def test_what_was_taken_in_and_cannot_be_read_says_nothing(
+    payload: bytes, form: Format, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        readings(payload, intake_manifest(payload, form))
+
+
+def test_what_was_taken_in_is_read_with_its_own_record_only() -> None:
+    with pytest.raises(MalformedError, match="what was taken in"):
+        readings(b"{}", intake_manifest(b"[]", "sigstore-bundle"))
+    assert is_intake(intake_manifest(b"", "pep-740"))
+    assert not is_intake(manifest((BUNDLE, b"x", {"mediaType": INTAKE})))

@@ -11,6 +11,7 @@ from longseal_airflow.assets import EVIDENCE
 from longseal_airflow.operators.harvest import (
     SILENT,
     LongsealHarvestOperator,
+    LongsealIntakeOperator,
     LongsealPlanHarvestOperator,
     LongsealSummariseHarvestOperator,
 )
@@ -86,6 +87,33 @@ def test_an_archive_that_cannot_be_written_fails_at_once(
     (installation.folder / "archive").write_text("not a folder")
     with pytest.raises(AirflowFailException, match=r"archive\.path"):
         take(LongsealHarvestOperator, batch=BATCH)
+
+
+def test_what_a_ci_run_left_is_taken_in_once(take: Take, installation: Installation) -> None:
+    workspace = installation.workspace()
+    take(LongsealHarvestOperator, batch=BATCH)
+    row = workspace.catalog.evidence()[0]
+    file = installation.folder / "bundle.json"
+    file.write_bytes(workspace.registry("exported").blob("corp/a-svc0", row.bundle, 1_000_000))
+    first = take(LongsealIntakeOperator, path=str(file), repository="corp/ci")
+    assert (first["found"], first["verified"], first["images"]) == (1, 1, 1)
+    other = "sha256:" + "0" * 64
+    found = take(LongsealIntakeOperator, path=str(file), repository="corp/ci", artifact=other)
+    assert found["rejected"] == {"subject": 1}
+    again = take(LongsealIntakeOperator, path=str(file), repository="corp/ci", artifact="")
+    assert (again["known"], again["packs"]) == (1, [])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"path": ""}, {"path": "/nonexistent"}, {"repository": "../x"}, {"artifact": "latest"}],
+)
+def test_an_intake_of_nothing_or_for_nobody_fails_at_once(
+    take: Take, installation: Installation, wrong: dict[str, str]
+) -> None:
+    fine = {"path": str(installation.folder / "registry"), "repository": "corp/ci"}
+    with pytest.raises(AirflowFailException):
+        take(LongsealIntakeOperator, **{**fine, **wrong})
 
 
 @pytest.mark.parametrize("batch", ["", None, []])
