@@ -99,6 +99,12 @@ def _parser() -> argparse.ArgumentParser:
 
     verb("watch", _watch, "Look in the log for signatures that no registry has shown.")
 
+    prove = verb("prove", _prove, "Write the proof of an attestation, to be checked anywhere.")
+    prove.add_argument("digest", metavar="sha256:HEX", help="of an attestation or image")
+    prove.add_argument(
+        "--to", type=Path, default=Path("proof"), metavar="FOLDER", help="a new folder"
+    )
+
     verify = verb("verify", _verify, "Verify a bundle, seal, volume, image or known digest.")
     verify.add_argument("target", metavar="TARGET")
     verify.add_argument(
@@ -334,6 +340,21 @@ def _watch(arguments: argparse.Namespace) -> int:
     rows = {**document, "missing": len(missing), **missing}
     _show(arguments, "Log watch", rows, document)
     return FINDINGS if found.missing or found.unreadable else DONE
+
+
+def _prove(arguments: argparse.Namespace) -> int:
+    from longseal.seal.ceremony import authorities, organisation_key
+    from longseal.seal.keys import fingerprint
+    from longseal.seal.proof_folder import prove
+
+    workspace = _workspace(arguments)
+    folders = prove(workspace, arguments.digest, arguments.to)
+    anchors = [f"key={fingerprint(organisation_key(workspace).key)}"]
+    roots = {one.root_fingerprint for one in authorities(workspace)}
+    anchors += [f"tsa={root}" for root in sorted(roots)]
+    document = {"folders": list(map(str, folders)), "check": f"./verify.sh {' '.join(anchors)}"}
+    _show(arguments, "Proof", document, document)
+    return DONE
 
 
 def _verify(arguments: argparse.Namespace) -> int:

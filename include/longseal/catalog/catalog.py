@@ -431,6 +431,12 @@ class Catalog:
         """Evidence whose columns have the values given, for example ``image=…``."""
         return self._all(select(Evidence).filter_by(**equal).order_by(Evidence.id))
 
+    def about(self, digest: str) -> list[Evidence]:
+        """Evidence that has this digest, is of an attachment with it, or was found on an image."""
+        columns = (Evidence.bundle, Evidence.manifest, Evidence.image)
+        either = or_(*(column == digest for column in columns))
+        return self._all(select(Evidence).where(either).order_by(Evidence.id))
+
     def images(self, source: str | None = None) -> list[Image]:
         """Every image seen, by source, repository and digest."""
         query = select(Image).order_by(Image.source, Image.repository, Image.digest)

@@ -29,7 +29,13 @@ from longseal.seal.keys import KeyEntry, KeySet, fingerprint, verify_signature
 from longseal.seal.signers.checked import CountingSigner, sign_checked
 from longseal.seal.signers.interface import PublicKey
 from longseal.seal.statement import PAYLOAD_TYPE, pae
-from longseal.seal.timestamps import Authority, Gathered, gather, verify_quorum
+from longseal.seal.timestamps import (
+    Authority,
+    Gathered,
+    gather,
+    parse_tokens,
+    verify_quorum,
+)
 from longseal.workspace import Workspace
 
 _log = logging.getLogger(__name__)
@@ -336,8 +342,7 @@ def timestamp_file(workspace: Workspace, key: str, tokens_key: str) -> None:
 
 def read_tokens(workspace: Workspace, key: str) -> list[bytes]:
     """The RFC 3161 responses in an archived list of them."""
-    found = parse_object(workspace.archive.get(key, MAX_STATEMENT_BYTES), key)
-    return [base64.b64decode(token, validate=True) for token in found["tokens"]]
+    return parse_tokens(workspace.archive.get(key, MAX_STATEMENT_BYTES), key)
 
 
 def _gather(workspace: Workspace, message: bytes) -> Gathered:

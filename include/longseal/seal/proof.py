@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 
-from longseal.canonical import digest_of, parse_timestamp, sha256_hex, timestamp
+from longseal.canonical import digest_of, sha256_hex, timestamp
 from longseal.errors import VerificationError
 from longseal.seal.bundle import KeyBundle, parse_key_bundle, verify_key_bundle
 from longseal.seal.keys import fingerprint, keyid
@@ -57,14 +57,15 @@ def verify_statement(
         raise VerificationError(f"the statement names another key than {fingerprint(anchors.key)}")
     authorities, log = parse_trusted_root(trusted_root)
     tokens = verify_quorum(
-        bundle.timestamps, bundle.signature, _believed(authorities, anchors), anchors.quorum
+        bundle.timestamps, bundle.signature, believed(authorities, anchors), anchors.quorum
     )
     if log is not None:
         _verify_log(bundle, anchors.key, log)
     return statement, min(token.gen_time for token in tokens)
 
 
-def _believed(authorities: Sequence[Authority], anchors: Anchors) -> list[Authority]:
+def believed(authorities: Sequence[Authority], anchors: Anchors) -> list[Authority]:
+    """The authorities that count under ``anchors``."""
     return [
         one
         for one in authorities
@@ -97,7 +98,7 @@ def verify_seal(read: Read, anchors: Anchors) -> tuple[Published, list[bytes]]:
         if name.startswith("leaves/"):
             lines += content.splitlines()
     check_tree(seal, lines, read("checkpoint"))
-    sealed_at = parse_timestamp(statement.predicate["sealedAt"])
+    sealed_at = seal.sealed_at
     if stamped < sealed_at.replace(hour=0, minute=0, second=0):
         raise VerificationError(
             f"it was stamped at {timestamp(stamped)}, before it was made at {timestamp(sealed_at)}"

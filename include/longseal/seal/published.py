@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
-from longseal.canonical import digest_of
+from longseal.canonical import digest_of, parse_timestamp
 from longseal.errors import VerificationError
 from longseal.seal.bundle import parse_key_bundle
 from longseal.seal.checkpoint import parse_verifier_key, verify_checkpoint
@@ -45,6 +46,11 @@ class Published:
     def period(self) -> str:
         """The period's name."""
         return str(self.statement.predicate["period"])
+
+    @property
+    def sealed_at(self) -> datetime:
+        """When it was frozen."""
+        return parse_timestamp(self.statement.predicate["sealedAt"])
 
     @property
     def root(self) -> str:

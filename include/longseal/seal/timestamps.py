@@ -6,6 +6,7 @@ TimeStampResp, as ``openssl ts -verify -in`` takes it.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from longseal.canonical import timestamp
+from longseal.canonical import parse_object, timestamp
 from longseal.errors import (
     LongsealError,
     MalformedError,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from rfc3161_client import TimeStampResponse
 
 MAX_TOKEN_BYTES: Final = 64 * 1024
+MAX_TOKENS: Final = 32
 MAX_CHAIN: Final = 10
 TIMEOUT: Final = 30.0
 TOLERANCE: Final = timedelta(minutes=10)
@@ -213,6 +215,20 @@ def _decode(data: bytes) -> TimeStampResponse:
         return decode_timestamp_response(data)
     except Exception as err:
         raise MalformedError(f"expected an RFC 3161 response in DER: {err}") from err
+
+
+def parse_tokens(data: bytes, what: str) -> list[bytes]:
+    """The responses in an archived list of them (``renewal.tokens.json``), unverified.
+
+    :raises MalformedError: not such a list
+    """
+    tokens = parse_object(data, what, MAX_TOKEN_BYTES * MAX_TOKENS).get("tokens")
+    if not isinstance(tokens, list) or not all(isinstance(one, str) for one in tokens):
+        raise MalformedError(f"{what}: expected a list of tokens")
+    try:
+        return [base64.b64decode(one, validate=True) for one in tokens[:MAX_TOKENS]]
+    except ValueError as err:
+        raise MalformedError(f"{what}: a token is not base64") from err
 
 
 def verify_quorum(

@@ -27,6 +27,7 @@ from longseal.registry.interface import Registry
 from longseal.seal.ceremony import organisation_key, seal_trusted_root
 from longseal.seal.keys import fingerprint, load_public_pem
 from longseal.seal.proof import Anchors, verify_seal, verify_statement
+from longseal.seal.proof_folder import PROOF, verify_proof
 from longseal.seal.published import SEAL, read_lines, read_seal
 from longseal.seal.signers.interface import PublicKey
 from longseal.seal.tree import leaf_hash
@@ -75,6 +76,8 @@ def verify(given: Given, workspace: Callable[[], Workspace]) -> Report:
     path = Path(given.target)
     if (path / "site" / "inventory.json").is_file():
         _volume(report, given, path, workspace)
+    elif (path / PROOF).is_file():
+        _proof_folder(report, given, path, workspace)
     elif (path / SEAL).is_file():
         _seal_folder(report, given, path, workspace)
     elif path.is_file():
@@ -109,6 +112,13 @@ def _seal_folder(
         return f"seal {seal.sequence} of {seal.period}: {len(lines)} attestations"
 
     report.attempt("seal", check)
+
+
+def _proof_folder(
+    report: Report, given: Given, path: Path, workspace: Callable[[], Workspace]
+) -> None:
+    key = given.key if given.key and is_digest(given.key) else fingerprint(_key(given, workspace))
+    verify_proof(report, path, key, given.timestamp_roots, given.quorum)
 
 
 def _bundle(report: Report, given: Given, data: bytes, workspace: Callable[[], Workspace]) -> None:
@@ -209,15 +219,11 @@ def _expectations(given: Given, workspace: Callable[[], Workspace]) -> Expectati
 
 def _known(report: Report, digest: str, workspace: Workspace) -> None:
     """Evidence that the catalog knows by its own, its image's or its manifest's digest."""
-    rows = [
-        row
-        for column in ("bundle", "image", "manifest")
-        for row in workspace.catalog.evidence(**{column: digest})
-    ]
+    rows = workspace.catalog.about(digest)
     if not rows:
         report.add("catalog", State.UNKNOWN, f"nothing is known of {digest}")
     sealed: dict[int, set[str]] = {}
-    for row in {row.id: row for row in rows}.values():
+    for row in rows:
 
         def check(row: Evidence = row) -> str:
             packed = load_pack(workspace.archive, row.pack)
