@@ -99,6 +99,7 @@ seal() { # FOLDER: check the seal in it
     signed=$first
     subject "$1/checkpoint" checkpoint
     subject "$1/key-set.json" key-set.json
+    subject "$1/seals.sha256" seals.sha256
     flags="--use-signed-timestamps --insecure-ignore-tlog=true"
     if grep -q '"tlogEntries":\[{' "$bundle"; then flags=; fi
     # shellcheck disable=SC2086
@@ -136,7 +137,6 @@ for folder in renewals/*/; do
     folder=${folder%/}
     seal "$folder"
     listed "$keyid" "$keys" || covered
-    subject "$folder/seals.sha256" seals.sha256
     grep -q "^$(sum256 "$before/seal.sigstore.json")  seals/[0-9]*/seal.sigstore.json\$" \
         "$folder/seals.sha256" || fail "$folder does not renew $before"
     named "$before/seal.sigstore.json" "$folder/renewal.sha512"
