@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Final, Protocol
 
 from longseal.archive.interface import Archive
@@ -92,6 +93,7 @@ class Workspace:
         self._environ = environ
         self._secrets = secrets or NoConnections()
         self._registries: dict[str, Registry] = {}
+        self._opening = Lock()
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -123,10 +125,11 @@ class Workspace:
     # -- registries --------------------------------------------------------------------------
 
     def registry(self, name: str) -> Registry:
-        """The registry that the settings call ``name``."""
+        """The registry that the settings call ``name``: one for all threads."""
         for index, chosen in enumerate(self.settings.registries):
             if chosen.name == name:
-                return self._registry(chosen, f"registries[{index}]")
+                with self._opening:
+                    return self._registry(chosen, f"registries[{index}]")
         raise SettingsError("registries", f"no registry is called {name[:80]!r}")
 
     def site_registry(self, site: RegistrySiteSettings) -> Registry:
