@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tests.doubles.timestamp_authority import TimestampAuthorityDouble
 from tests.installation import EXAMPLES, Installation
 
 ROOT = Path(__file__).parents[1]
+DATABASE = "airflow-without-runs.db"
 HOME = Path(tempfile.mkdtemp(prefix="longseal-airflow-"))
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 os.environ.update(
@@ -32,9 +33,19 @@ os.environ.update(
 
 @dataclass(frozen=True)
 class Airflow:
-    """The ``airflow`` command, in ``home``."""
+    """The ``airflow`` command, in ``home``.
+
+    :param environment: besides this process's
+    """
 
     home: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment of an interpreter that finds all packages."""
+        paths = (ROOT / "include", ROOT / "plugins", ROOT)
+        return {**os.environ, "PYTHONPATH": ":".join(map(str, paths)), **self.environment}
 
     def __call__(self, *arguments: str) -> str:
         """What the command prints; a failure fails the test."""
@@ -46,11 +57,10 @@ class Airflow:
         self, *arguments: str, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a script or module in an interpreter that finds all packages."""
-        paths = (ROOT / "include", ROOT / "plugins", ROOT)
         return subprocess.run(
             [sys.executable, *arguments],
             cwd=self.home,
-            env={**os.environ, "PYTHONPATH": ":".join(map(str, paths)), **(env or {})},
+            env={**self.variables, **(env or {})},
             capture_output=True,
             text=True,
             check=False,
@@ -60,10 +70,11 @@ class Airflow:
 
 @pytest.fixture(scope="session")
 def airflow() -> Airflow:
-    """Airflow with a database, and the DAGs in it."""
+    """Airflow with a database, and the DAGs in it; beside it a copy that stays without runs."""
     run = Airflow(HOME)
     run("db", "migrate")
     run("dags", "reserialize")
+    shutil.copy(HOME / "airflow.db", HOME / DATABASE)
     return run
 
 

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
@@ -50,7 +51,9 @@ class Tsa:
 
 
 @contextmanager
-def fulcio(folder: Path, issuer: str, ct_log: str) -> Iterator[Fulcio]:
+def fulcio(
+    folder: Path, issuer: str, ct_log: str, clock: timedelta = timedelta()
+) -> Iterator[Fulcio]:
     """Fulcio's fileca: an intermediate that certifies tokens of one OIDC issuer."""
     ca = keys.fulcio_ca()
     key, chain = ca.write(folder)
@@ -59,7 +62,8 @@ def fulcio(folder: Path, issuer: str, ct_log: str) -> Iterator[Fulcio]:
     config.write_text(json.dumps({"OIDCIssuers": issuers}))
     port = free_port()
     url = f"http://{HOST}:{port}"
-    argv = [tool("fulcio"), "serve", "--ca=fileca", f"--fileca-cert={chain}", f"--fileca-key={key}"]
+    binary, environment = _at("fulcio", clock)
+    argv = [binary, "serve", "--ca=fileca", f"--fileca-cert={chain}", f"--fileca-key={key}"]
     # It asks for a password also for a key that has none.
     argv += ["--fileca-key-passwd=none", "--fileca-watch=false"]
     argv += [f"--config-path={config}", f"--ct-log-url={ct_log}"]
@@ -67,7 +71,7 @@ def fulcio(folder: Path, issuer: str, ct_log: str) -> Iterator[Fulcio]:
     argv += [f"--host={HOST}", f"--port={port}"]
     argv += [f"--grpc-host={HOST}", f"--grpc-port={free_port()}"]
     argv += [f"--legacy-unix-domain-socket=@lab-fulcio-{port}", f"--metrics-port={free_port()}"]
-    with start("fulcio", argv, folder, url, ready="/healthz"):
+    with start("fulcio", argv, folder, url, ready="/healthz", env=environment):
         yield Fulcio(url, ca)
 
 
@@ -93,7 +97,7 @@ def rekor(folder: Path, origin: str) -> Iterator[Rekor]:
 
 
 @contextmanager
-def tsa(folder: Path, name: str) -> Iterator[Tsa]:
+def tsa(folder: Path, name: str, clock: timedelta = timedelta()) -> Iterator[Tsa]:
     """A timestamp authority; as many as wanted, each under a root of its own.
 
     Its metrics port cannot be chosen (2112), so it lives in a network namespace of its own and
@@ -101,7 +105,8 @@ def tsa(folder: Path, name: str) -> Iterator[Tsa]:
     """
     ca = keys.tsa_signer(name)
     key, chain = ca.write(folder)
-    argv = [tool("timestamp-server"), "serve", "--timestamp-signer=file"]
+    binary, environment = _at("timestamp-server", clock)
+    argv = [binary, "serve", "--timestamp-signer=file"]
     argv += [f"--file-signer-key-path={key}", f"--certificate-chain-path={chain}"]
     argv += ["--disable-ntp-monitoring"]
     isolated = subprocess.run(["unshare", "-rn", "true"], capture_output=True).returncode == 0
@@ -114,8 +119,18 @@ def tsa(folder: Path, name: str) -> Iterator[Tsa]:
             port = free_port()
             argv += ["--scheme=http", f"--host={HOST}", f"--port={port}"]
         url = f"http://{HOST}:{port}"
-        stack.enter_context(start(name, argv, folder, url, ready="/ping", isolated=isolated))
+        stack.enter_context(
+            start(name, argv, folder, url, ready="/ping", env=environment, isolated=isolated)
+        )
         yield Tsa(f"{url}/api/v1/timestamp", ca, chain)
+
+
+def _at(name: str, clock: timedelta) -> tuple[str, dict[str, str]]:
+    """The binary and the environment of a service whose clock is so far ahead of the machine's."""
+    if not clock:
+        return tool(name), {}
+    seconds = round(clock.total_seconds())
+    return tool(f"movable-{name}"), {"LAB_CLOCK_SECONDS": str(seconds)}
 
 
 class _Relay(socketserver.ThreadingTCPServer):

@@ -8,6 +8,8 @@ import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -32,10 +34,15 @@ class Bucket:
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """The whole private Sigstore."""
-    if absent := tools.missing():
-        _go_without(f"not built: {', '.join(absent)}; run `python -m tests.lab tools`")
-    with open_lab(tmp_path_factory.mktemp("lab")) as running:
-        yield running
+    yield from _lab(tmp_path_factory.mktemp("lab"))
+
+
+@pytest.fixture(scope="session")
+def lab_of_last_month(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A private Sigstore in which it is the 15th of the month that ended last (UTC)."""
+    now = datetime.now(UTC)
+    clock = (now.replace(day=1) - timedelta(days=1)).replace(day=15) - now
+    yield from _lab(tmp_path_factory.mktemp("lab-of-last-month"), clock)
 
 
 @pytest.fixture(scope="session")
@@ -103,6 +110,13 @@ def softhsm_token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Token]:
         for name, value in token.environment.items():
             patch.setenv(name, value)
         yield token
+
+
+def _lab(folder: Path, clock: timedelta = timedelta()) -> Iterator[Lab]:
+    if absent := tools.missing():
+        _go_without(f"not built: {', '.join(absent)}; run `python -m tests.lab tools`")
+    with open_lab(folder, clock) as running:
+        yield running
 
 
 def _registry(kind: Kind, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:

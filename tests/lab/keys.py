@@ -10,7 +10,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
-BORN = datetime.datetime.now(datetime.UTC).replace(microsecond=0) - datetime.timedelta(days=1)
+# Long enough ago for authorities that sign in the month before.
+BORN = datetime.datetime.now(datetime.UTC).replace(microsecond=0) - datetime.timedelta(days=90)
 DIES = BORN + datetime.timedelta(days=3650)
 
 

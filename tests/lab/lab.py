@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +46,22 @@ class Lab:
     push_image = staticmethod(registries.push_image)
     push_index = staticmethod(registries.push_index)
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
-        """Start the Sigstore services in an empty folder; `stack` stops them."""
+    def __init__(self, folder: Path, stack: ExitStack, clock: timedelta = timedelta()) -> None:
+        """Start the Sigstore services in an empty folder; `stack` stops them.
+
+        :param clock: how far the clocks of all that give a time are ahead of the machine's; a
+            Rekor v2 log gives none
+        """
         start = stack.enter_context
         self.folder = folder
-        self.oidc: OidcStandIn = start(OidcStandIn())
-        self.ct_log: CtLogStandIn = start(CtLogStandIn())
-        self.fulcio: Fulcio = start(authorities.fulcio(folder, self.oidc.url, self.ct_log.url))
+        self.clock = clock
+        self.oidc: OidcStandIn = start(OidcStandIn(clock))
+        self.ct_log: CtLogStandIn = start(CtLogStandIn(clock))
+        self.fulcio: Fulcio = start(
+            authorities.fulcio(folder, self.oidc.url, self.ct_log.url, clock)
+        )
         self.rekor: Rekor = start(authorities.rekor(folder, REKOR_ORIGIN))
-        self.tsa: Tsa = start(authorities.tsa(folder, "tsa1"))
+        self.tsa: Tsa = start(authorities.tsa(folder, "tsa1", clock))
         self.issuer = self.oidc.url
         self.rekor_url = self.rekor.url
         self.rekor_public_key = self.rekor.public_pem
@@ -89,7 +97,10 @@ class Lab:
         return self._s3
 
     def another_tsa(self) -> Tsa:
-        """Start a further timestamp authority, which the trusted root file does not know."""
+        """Start a further timestamp authority, at the machine's time.
+
+        The trusted root file does not know it.
+        """
         folder = self._fresh("tsa")
         folder.mkdir()
         return self._stack.enter_context(authorities.tsa(folder, folder.name))
@@ -189,10 +200,11 @@ class Lab:
 
 
 @contextmanager
-def open_lab(folder: Path) -> Iterator[Lab]:
+def open_lab(folder: Path, clock: timedelta = timedelta()) -> Iterator[Lab]:
     """Run a laboratory in an empty folder: the Sigstore services now, the others on demand.
 
+    :param clock: how far it signs ahead of the machine's time
     :raises LabError: when a tool is missing or a service did not start.
     """
     with ExitStack() as stack:
-        yield Lab(folder, stack)
+        yield Lab(folder, stack, clock)

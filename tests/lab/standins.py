@@ -7,6 +7,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
@@ -27,7 +28,8 @@ class StandIn:
 
     ROUTES: ClassVar[dict[str, str]]
 
-    def __init__(self) -> None:
+    def __init__(self, clock: timedelta) -> None:
+        """:param clock: how far its clock is ahead of the machine's"""
         routes: dict[str, Callable[[bytes], Answer]] = {
             path: getattr(self, method) for path, method in self.ROUTES.items()
         }
@@ -50,6 +52,7 @@ class StandIn:
             def log_message(self, *_: object) -> None:
                 pass
 
+        self.now = lambda: time.time() + clock.total_seconds()
         self.key = ec.generate_private_key(ec.SECP256R1())
         self._server = ThreadingHTTPServer((HOST, 0), Handler)
         self._server.daemon_threads = True
@@ -86,7 +89,7 @@ class OidcStandIn(StandIn):
 
     def token(self, email: str, *, seconds: int = 600) -> str:
         """An identity token for `email`, with sigstore's audience."""
-        now = int(time.time())
+        now = int(self.now())
         claims = {
             "iss": self.url,
             "sub": email,
@@ -126,7 +129,7 @@ class CtLogStandIn(StandIn):
         return self._promise(struct.pack(">H", 1) + issuer_key_hash + _with_length(tbs.dump()))
 
     def _promise(self, entry: bytes) -> Answer:
-        timestamp = int(time.time() * 1000)
+        timestamp = int(self.now() * 1000)
         # version v1, certificate_timestamp; the entry; no extensions
         signed = struct.pack(">BBQ", 0, 0, timestamp) + entry + struct.pack(">H", 0)
         signature = self.key.sign(signed, ec.ECDSA(hashes.SHA256()))

@@ -5,7 +5,9 @@
 
 import fcntl
 import hashlib
+import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -27,6 +29,12 @@ MODULES = {
     "crane": "github.com/google/go-containerregistry/cmd/crane@v0.22.1",
     "versitygw": "github.com/versity/versitygw/cmd/versitygw@v1.8.0",
 }
+MOVABLE = {f"movable-{name}": MODULES[name] for name in ("fulcio", "timestamp-server")}
+"""Built once more, with a clock that the variable `LAB_CLOCK_SECONDS` moves.
+
+Go asks the kernel for the time, not the C library: nothing outside the binary can move its clock.
+"""
+CLOCK = Path(__file__).parent / "clock" / "lab_clock.go"
 PACKAGES = {
     "docker-registry": Path("/usr/bin/docker-registry"),
     "softhsm2": Path("/usr/lib/softhsm/libsofthsm2.so"),
@@ -37,6 +45,9 @@ OWN = {
     "sigstorego": Path(__file__).parents[1] / "bench" / "sigstorego",
 }
 """Small Go programs of the tests' own, built again when their sources change."""
+BUILT = (*MODULES, *MOVABLE, *OWN)
+
+_NOW = re.compile(r"(?m)^func Now\(\) Time {\n\tsec, nsec, mono := \w+\(\)\n")
 
 
 def folder() -> Path:
@@ -61,7 +72,7 @@ def tool(name: str) -> str:
 
 def missing() -> list[str]:
     """The Go-built binaries that are not there yet."""
-    return [name for name in [*MODULES, *OWN] if not (folder() / _filename(name)).exists()]
+    return [name for name in BUILT if not (folder() / _filename(name)).exists()]
 
 
 def install() -> None:
@@ -79,31 +90,53 @@ def install() -> None:
         absent = missing()
         if absent and not shutil.which("go"):
             raise LabError(f"Go 1.26 or later is needed to build {', '.join(absent)}")
-        for name in [*MODULES, *OWN]:
+        for name in BUILT:
             with _reported(name, name not in absent) as wanted:
                 if wanted:
                     _build(name, target)
 
 
 def _filename(name: str) -> str:
-    if name not in OWN:
+    if name in OWN:
+        sources = [OWN[name] / file for file in ("go.mod", "go.sum", "main.go")]
+    elif name in MOVABLE:
+        sources = [CLOCK]
+    else:
         return name
-    files = ("go.mod", "go.sum", "main.go")
-    sources = b"".join((OWN[name] / file).read_bytes() for file in files)
-    return f"{name}-{hashlib.sha256(sources).hexdigest()[:8]}"
+    content = b"".join(path.read_bytes() for path in sources)
+    return f"{name}-{hashlib.sha256(content).hexdigest()[:8]}"
 
 
 def _build(name: str, target: Path) -> None:
     fresh = target / ".building"
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
+    built, where = name, fresh
     if name in OWN:
         argv, where = ["go", "build", "-trimpath", "-o", str(fresh / name), "."], OWN[name]
+    elif name in MOVABLE:
+        argv = ["go", "install", f"-overlay={_clock_overlay(fresh)}", MOVABLE[name]]
+        built = name.removeprefix("movable-")
     else:
-        argv, where = ["go", "install", MODULES[name]], fresh
+        argv = ["go", "install", MODULES[name]]
     _run(argv, where, GO_ENVIRONMENT | {"GOBIN": str(fresh)})
-    (fresh / name).rename(target / _filename(name))
-    fresh.rmdir()
+    (fresh / built).rename(target / _filename(name))
+    shutil.rmtree(fresh)
+
+
+def _clock_overlay(folder: Path) -> Path:
+    """What makes `go` build with a `time.Now` that adds the laboratory's seconds."""
+    package = Path(_run(["go", "env", "GOROOT"], folder, {}).strip()) / "src" / "time"
+    source, changes = _NOW.subn(
+        lambda found: f"{found[0]}\tsec += labClockSeconds\n", (package / "time.go").read_text()
+    )
+    if changes != 1:
+        raise LabError(f"{package}/time.go: expected one Now that reads the clock, as Go 1.26 has")
+    changed, overlay = folder / "time.go", folder / "overlay.json"
+    changed.write_text(source)
+    replaced = {package / "time.go": changed, package / CLOCK.name: CLOCK}
+    overlay.write_text(json.dumps({"Replace": {str(a): str(b) for a, b in replaced.items()}}))
+    return overlay
 
 
 def _install_package(name: str) -> None:
@@ -120,12 +153,13 @@ def _install_package(name: str) -> None:
         _run(install, Path("/"), environment)
 
 
-def _run(argv: list[str], where: Path, environment: dict[str, str]) -> None:
+def _run(argv: list[str], where: Path, environment: dict[str, str]) -> str:
     done = subprocess.run(
         argv, cwd=where, env=os.environ | environment, capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise LabError(f"`{' '.join(argv)}` failed:\n{done.stderr[-2000:]}")
+    return done.stdout
 
 
 @contextmanager
