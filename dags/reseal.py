@@ -15,10 +15,10 @@ A **manual run** names its period: `{"period": "2026-10"}` for a month that is o
 `{"period": "2026-10.1"}` for a supplement to it, or `{"period": "r-NAME"}` for a release, which
 seals all so far.
 
-A month that failed holds the later ones back, and its own rerun waits behind a later run that has
-begun. Once the cause is mended, mark the run that waits as failed, clear the failed tasks of the
-month that failed, and when that is sealed, backfill the month that was marked before any later one:
-its tasks count as skipped, which holds nothing back.
+A month that failed holds the later ones back. Those that fail too, saying that it comes first, need
+nothing but the same backfill once more, when the cause is mended. Where the next one waits, mark
+its run as failed, clear the failed tasks of the month that failed, and when that is sealed,
+backfill the month that was marked.
 
 `freeze`, `recheck`, `sign` and `sign_image_statements` run in the queue `signing`, whose workers
 alone hold the key.

@@ -23,6 +23,18 @@ class Task:
     map_index: int = -1
     try_number: int = 1
     pushed: dict[str, Any] = field(default_factory=dict)
+    runs: dict[datetime, str] = field(default_factory=dict)
+    """States of the DAG's runs, by logical date."""
+
+    def get_dr_count(
+        self,
+        dag_id: str,
+        logical_dates: list[datetime],
+        run_ids: list[str] | None = None,
+        states: list[str] | None = None,
+    ) -> int:
+        found = [self.runs[date] for date in logical_dates if date in self.runs]
+        return len([state for state in found if states is None or state in states])
 
     def xcom_push(self, key: str, value: Any) -> None:
         self.pushed[key] = value
@@ -75,11 +87,12 @@ def take(installation: Installation, taken: Taken, monkeypatch: pytest.MonkeyPat
         *,
         run: DagRun | None = None,
         params: dict[str, Any] | None = None,
+        runs: dict[datetime, str] | None = None,
         **arguments: Any,
     ) -> Any:
         made = operator(task_id="task", **arguments)
         taken.context = {
-            "ti": Task("task"),
+            "ti": Task("task", runs=runs or {}),
             "dag_run": run or dag_run(),
             "params": params or {},
             "outlet_events": OutletEventAccessors(),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 from longseal.errors import RefusedError, RetryableError
 from longseal.seal.images import attach_images, sign_images
@@ -16,6 +18,10 @@ from longseal_airflow.operators.base import LongsealOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+
+DATED: Final = ("scheduled", "backfill")
+"""Types of the runs that take their month from their dates."""
 
 
 class LongsealResealOperator(LongsealOperator):
@@ -50,8 +56,15 @@ class LongsealResealOperator(LongsealOperator):
 class LongsealFreezeOperator(LongsealResealOperator):
     """Decide what the period's seal covers, and claim the next sequence for exactly that.
 
-    Waits, by its retries, for a period before it that is claimed and not published yet.
+    Waits, by its retries, for a period before it that is claimed and not published yet. A scheduled
+    or backfill run also waits while the run of the month before is at work, and is refused where
+    that has ended and left its month unsealed: it would swallow that month's evidence.
     """
+
+    def act(self, workspace: Workspace, context: Context) -> dict[str, Any]:
+        """Freeze, unless the month before is in the way."""
+        require_month_before(workspace, context)
+        return super().act(workspace, context)
 
     def step(self, workspace: Workspace, reseal: Reseal) -> dict[str, Any]:
         """Freeze."""
@@ -167,7 +180,7 @@ def period_of(named: str | None, context: Context) -> str:
     :raises RefusedError: a manual run names none, or another run does
     """
     run = context["dag_run"]
-    dated = run.run_type in ("scheduled", "backfill")
+    dated = run.run_type in DATED
     if dated and named:
         raise RefusedError("period: a scheduled or backfill run takes its month from its dates")
     if named:
@@ -178,6 +191,27 @@ def period_of(named: str | None, context: Context) -> str:
             ' {"period": "r-NAME"}'
         )
     return f"{run.data_interval_start:%Y-%m}"
+
+
+def require_month_before(workspace: Workspace, context: Context) -> None:
+    """Of a month before that a run was made for, require the seal.
+
+    ``depends_on_past`` alone does not: it lets the first run of every backfill pass, and each one
+    whose month before lies before the DAG's start date.
+
+    :raises RetryableError: that run has not ended yet
+    :raises RefusedError: it has, and its month is not sealed
+    """
+    run, task = context["dag_run"], context["ti"]
+    if run.run_type not in DATED or run.data_interval_start is None:
+        return
+    before = (run.data_interval_start - timedelta(days=1)).replace(day=1)
+    month, of_month = f"{before:%Y-%m}", partial(task.get_dr_count, task.dag_id, [before])
+    if of_month() == 0 or Reseal(workspace, month).sealed is not None:
+        return
+    if of_month(states=["queued", "running"]):
+        raise RetryableError(f"{month} comes first, and its run has not ended")
+    raise RefusedError(f"the run of {month} has left it unsealed: seal that month first")
 
 
 def seal_of(reseal: Reseal) -> Published:

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
-from tests.installation import Installation
+from tests.installation import Installation, seal
 from tests.plugins.conftest import Take, Taken, dag_run
 
 from longseal.errors import RetryableError, TimestampError
@@ -87,6 +87,41 @@ def test_a_dated_run_seals_the_month_of_its_interval(
     month = datetime(2026, 9, 1, tzinfo=UTC)
     frozen = take(LongsealFreezeOperator, period="", run=dag_run(run_type, month))
     assert (frozen["period"], frozen["size"]) == ("2026-09", 0)
+
+
+@pytest.mark.parametrize("run_type", ["scheduled", "backfill"])
+@pytest.mark.parametrize(
+    ("state", "error"),
+    [
+        ("success", AirflowFailException),
+        ("failed", AirflowFailException),
+        ("queued", RetryableError),
+        ("running", RetryableError),
+    ],
+)
+def test_a_month_whose_run_has_left_it_unsealed_holds_the_next_one_back(
+    take: Take, installation: Installation, run_type: str, state: str, error: type[Exception]
+) -> None:
+    month, before = datetime(2026, 1, 1, tzinfo=UTC), datetime(2025, 12, 1, tzinfo=UTC)
+    run, runs = dag_run(run_type, month), {before: state}
+    with pytest.raises(error, match="2025-12"):
+        take(LongsealFreezeOperator, run=run, runs=runs)
+    assert list(installation.workspace().archive.keys("seals/")) == []
+    seal(installation.workspace(), "2025-12")
+    assert take(LongsealFreezeOperator, run=run, runs=runs)["period"] == "2026-01"
+
+
+def test_a_month_that_no_run_was_made_for_holds_nothing_back(
+    take: Take, installation: Installation
+) -> None:
+    run = dag_run("backfill", datetime(2026, 1, 1, tzinfo=UTC))
+    runs = {datetime(2025, 11, 1, tzinfo=UTC): "failed"}
+    assert take(LongsealFreezeOperator, run=run, runs=runs)["period"] == "2026-01"
+
+
+def test_a_manual_run_is_held_back_by_no_month(take: Take, installation: Installation) -> None:
+    runs = {datetime(2026, 9, 1, tzinfo=UTC): "failed"}
+    assert take(LongsealFreezeOperator, period="r-one", runs=runs)["period"] == "r-one"
 
 
 def test_a_backfill_that_names_one_period_for_all_its_months_is_refused(take: Take) -> None:
