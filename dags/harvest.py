@@ -4,6 +4,10 @@
 Every hour: finds the signed attestations of all registries, verifies each one, and archives it with
 all that its verification needs later. What is known is neither downloaded nor verified again.
 
+First `trust` looks for newer trust material, and `judge` judges stored evidence again where policy
+or trusted root have changed, from the archive alone. Where `trust` fails, the run is marked as
+failed, and the harvest goes on under the root in force.
+
 A rejected attestation is quarantined with its reason; it never fails a run. A registry that does
 not answer is reported as *unknown*, never as *unsigned*. The counts stand in the log of
 `summarise`; the asset `longseal://evidence` carries them.
@@ -14,6 +18,7 @@ of the policy's identities that no registry has shown; otherwise it is skipped.
 
 from datetime import UTC, datetime
 
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, CronTriggerTimetable, TriggerRule
 
 from longseal_airflow.assets import EVIDENCE
@@ -25,6 +30,7 @@ from longseal_airflow.operators.harvest import (
     LongsealPlanHarvestOperator,
     LongsealSummariseHarvestOperator,
 )
+from longseal_airflow.operators.trust import LongsealJudgeOperator, LongsealTrustOperator
 
 with DAG(
     dag_id="longseal_harvest",
@@ -36,7 +42,12 @@ with DAG(
     tags=["longseal", "attestations"],
     default_args=DEFAULT_ARGS,
 ):
+    trust = LongsealTrustOperator(task_id="trust")
+    judge = LongsealJudgeOperator(task_id="judge", trigger_rule=TriggerRule.ALL_DONE)
     plan = LongsealPlanHarvestOperator(task_id="plan")
+    trust >> judge >> plan
+    # Without newer trust material the harvest goes on under what is in force; the run fails.
+    trust >> EmptyOperator(task_id="trusted")
     harvest = LongsealHarvestOperator.partial(
         task_id="harvest",
         max_active_tis_per_dagrun=4,
@@ -49,6 +60,7 @@ with DAG(
         task_id="summarise",
         harvested=harvest.output,
         silent=plan.output[SILENT],
+        judged=judge.output,
         outlets=[EVIDENCE],
         trigger_rule=TriggerRule.NONE_FAILED,
     )

@@ -23,6 +23,7 @@ from longseal.workspace import Workspace
 if TYPE_CHECKING:
     from longseal.harvest import Harvested
     from longseal.judgement import Outcomes
+    from longseal.quarantine import Filter
 
 DONE, FINDINGS, FAILED = 0, 1, 2
 
@@ -144,6 +145,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     verb("apply", _policy_apply, "Judge by the policy and trusted root in force.", policy)
 
+    quarantine = group("quarantine", "Stored evidence that is not accepted, with the reason.")
+    for name, run, text in (
+        ("list", _quarantine_list, "What is held, counted by reason."),
+        ("show", _quarantine_show, "All that is known of a digest that is held."),
+        ("release", _quarantine_release, "Judge it again, and release what is accepted now."),
+    ):
+        found = verb(name, run, text, quarantine)
+        optional = "?" if name == "release" else None
+        if name != "list":
+            found.add_argument("digest", nargs=optional, metavar="DIGEST")
+        if name != "show":
+            found.add_argument("--reason", metavar="SLUG", help="as in no-rule")
+            found.add_argument("--repository", metavar="PATTERN", help="as in corp/*")
+            found.add_argument("--image", metavar="DIGEST")
+
     verb("config", _config, "Check the settings, and print what they come to.")
     return parser
 
@@ -244,6 +260,58 @@ def _taken_in(workspace: Workspace, arguments: argparse.Namespace) -> Harvested:
         )
     source = sys.stdin.buffer if arguments.source == "-" else Path(arguments.source)
     return intake(workspace, source, arguments.repository, artifact_digest(arguments.artifact))
+
+
+def _filter(arguments: argparse.Namespace) -> Filter:
+    from longseal.quarantine import Filter
+
+    given = vars(arguments)
+    names = ("reason", "repository", "image", "digest")
+    return Filter(**{name: given.get(name) for name in names})
+
+
+def _quarantine_list(arguments: argparse.Namespace) -> int:
+    from longseal import quarantine
+
+    rows = list(quarantine.held(_workspace(arguments), _filter(arguments)))
+    document = {
+        "held": len(rows),
+        "reasons": quarantine.counts(rows),
+        "evidence": [quarantine.listed(row) for row in rows],
+    }
+    totals = {name: document[name] for name in ("held", "reasons")}
+    _show(arguments, "Quarantine", totals, document)
+    if not arguments.json:
+        for row in rows[:_SHOWN]:
+            print(f"{row.bundle} {row.repository}@{row.image[:19]} {row.verdict}: {row.reason}")
+        if len(rows) > _SHOWN:
+            print(f"… and {len(rows) - _SHOWN} more: --json has them all, filters have fewer")
+    return FINDINGS if rows else DONE
+
+
+def _quarantine_show(arguments: argparse.Namespace) -> int:
+    from longseal import quarantine
+
+    found = [
+        quarantine.shown(row) for row in quarantine.held(_workspace(arguments), _filter(arguments))
+    ]
+    if not found:
+        raise RefusedError(f"nothing with the digest {arguments.digest} is held")
+    if arguments.json:
+        _print_json({"evidence": found})
+    else:
+        for one in found:
+            _show(arguments, "Held", one, one)
+    return FINDINGS
+
+
+def _quarantine_release(arguments: argparse.Namespace) -> int:
+    from longseal import quarantine
+
+    document = quarantine.release(_workspace(arguments), _filter(arguments))
+    rows = {name: value for name, value in document.items() if name != "evidence"}
+    _show(arguments, "Released", rows, document)
+    return FINDINGS if document["held"] else DONE
 
 
 def _reseal(arguments: argparse.Namespace) -> int:

@@ -621,9 +621,6 @@ class Collector:
             setattr(tally, name, getattr(tally, name) + 1)
 
     def _leaf(self, found: Found, judgement: Judgement) -> Leaf:
-        signer = None
-        if judgement.identity is not None and judgement.issuer is not None:
-            signer = Signer(judgement.identity, judgement.issuer)
         return Leaf(
             sha256=sha256_hex(found.payload),
             sha512=hashlib.sha512(found.payload).hexdigest(),
@@ -642,7 +639,7 @@ class Collector:
             subject=judgement.subjects,
             predicate_type=judgement.predicate_type,
             reason=None if judgement.reason is None else str(judgement.reason),
-            signer=signer,
+            signer=signer_of(judgement),
         )
 
 
@@ -652,6 +649,13 @@ def _without_time(line: str | None) -> dict[str, Any] | None:
     content = parse_object(line.encode(), "a completeness record", MAX_FILE_BYTES)
     content.pop("checkedAt", None)
     return content
+
+
+def signer_of(judgement: Judgement) -> Signer | None:
+    """Who signed, as a leaf says it."""
+    if judgement.identity is None or judgement.issuer is None:
+        return None
+    return Signer(judgement.identity, judgement.issuer)
 
 
 def regime(trust: str, policy: str) -> str:

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
-from longseal.archive.leaf import Leaf, Signer
+from longseal.archive.leaf import Leaf
 from longseal.archive.pack import Evidence, Pack, load_pack, store_pack, write_pack
 from longseal.archive.retention import evidence_class, retain_until
 from longseal.canonical import digest_of, sha256_hex
 from longseal.catalog.models import Evidence as Row
 from longseal.errors import MalformedError
-from longseal.harvest import catalog_row, regime
+from longseal.harvest import catalog_row, regime, signer_of
 from longseal.seal.tree import leaf_hash
 from longseal.settings import Duration
 from longseal.verify.engine import Judgement, Outcome
@@ -66,12 +66,14 @@ class Outcomes:
     """How judging again went.
 
     :param missing: rows whose leaf is not in the pack that they name: nothing is known of them
+    :param restored: rows that were set aside and hold after all, with the leaf that they have
     """
 
     judged: int = 0
     changes: list[Change] = field(default_factory=list)
     packs: list[str] = field(default_factory=list)
     missing: int = 0
+    restored: list[int] = field(default_factory=list)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -135,9 +137,6 @@ def successor(leaf: Leaf, judgement: Judgement, trust: str, policy: str) -> Leaf
     """The leaf that takes the place of ``leaf`` after ``judgement``; None where it still holds."""
     if difference(leaf, judgement) is None:
         return None
-    signer = None
-    if judgement.identity is not None and judgement.issuer is not None:
-        signer = Signer(judgement.identity, judgement.issuer)
     after = replace(
         leaf,
         trust=trust,
@@ -157,7 +156,7 @@ def successor(leaf: Leaf, judgement: Judgement, trust: str, policy: str) -> Leaf
             after,
             verdict=judgement.outcome.value,
             reason=None if judgement.reason is None else str(judgement.reason),
-            signer=signer,
+            signer=signer_of(judgement),
             predicate_type=judgement.predicate_type,
             subject=judgement.subjects,
             signed_at=judgement.signed_at or leaf.collected_at,
@@ -233,9 +232,10 @@ def _apply(workspace: Workspace, packs: Sequence[str], wanted: Callable[[Row], b
         found.changes += part.changes
         found.packs += _store(workspace, part)
         workspace.catalog.mark_judged([row.id for row in part.rows], now)
-        workspace.catalog.restore(
-            {row.id: Leaf.parse(row.leaf.encode()).verdict for row in part.same if _is_suspect(row)}
-        )
+        held = {row.id: row.leaf for row in part.same if _is_suspect(row)}
+        verdicts = {row: Leaf.parse(line.encode()).verdict for row, line in held.items()}
+        workspace.catalog.restore(verdicts)
+        found.restored += verdicts
     if found.changes:
         workspace.note(
             "judgement.changed",

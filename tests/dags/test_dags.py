@@ -79,6 +79,19 @@ def test_months_are_sealed_in_their_order_and_none_is_left_out(dags: dict[str, D
     assert reseal.get_task("freeze").wait_for_downstream
 
 
+def test_a_harvest_goes_on_without_newer_trust_material_and_its_run_fails(
+    dags: dict[str, DAG],
+) -> None:
+    harvest = dags["harvest"]
+    assert harvest.get_task("judge").upstream_task_ids == {"trust"}
+    assert harvest.get_task("judge").trigger_rule == "all_done"
+    assert harvest.get_task("plan").upstream_task_ids == {"judge"}
+    # A leaf that does not run marks the run as failed.
+    assert harvest.get_task("trusted").upstream_task_ids == {"trust"}
+    assert harvest.get_task("trusted").trigger_rule == "all_success"
+    assert harvest.get_task("trusted").downstream_task_ids == set()
+
+
 def test_the_steps_of_a_seal_follow_each_other(dags: dict[str, DAG]) -> None:
     assert [task.task_id for task in dags["reseal"].topological_sort()] == [
         "freeze",

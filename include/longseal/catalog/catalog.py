@@ -306,6 +306,18 @@ class Catalog:
         with self.session() as session:
             return set(session.scalars(query))
 
+    def held(self, verdicts: Collection[str]) -> Iterator[Evidence]:
+        """Evidence with these verdicts, in order, a few hundred rows at a time."""
+        query = (
+            select(Evidence)
+            .where(Evidence.verdict.in_(verdicts))
+            .order_by(*(getattr(Evidence, name) for name in _PLACE))
+        )
+        with self.session() as session:
+            for row in session.scalars(query.execution_options(yield_per=_BATCH)):
+                session.expunge(row)
+                yield row
+
     # -- reseal ------------------------------------------------------------------------------
 
     def unsealed(self, before: datetime | None) -> list[Evidence]:

@@ -108,24 +108,33 @@ class LongsealSummariseHarvestOperator(LongsealOperator):
     """Add the batches up; the log ends in one line.
 
     Returns the same counts as a batch, for all of them, and puts them into the event of the asset
-    ``longseal://evidence``, where that is an outlet of the task. Writes nothing.
+    ``longseal://evidence``, where that is an outlet of the task; also what changed where stored
+    evidence was ``judged_again``, and trust material that is ``ending`` soon. Writes nothing.
 
     :param harvested: what the batches returned (templated)
     :param silent: registries that did not answer, with what they said (templated)
+    :param judged: what judging stored evidence again returned (templated)
     """
 
-    template_fields: Sequence[str] = (*LongsealOperator.template_fields, "harvested", "silent")
+    template_fields: Sequence[str] = (
+        *LongsealOperator.template_fields,
+        "harvested",
+        "silent",
+        "judged",
+    )
 
     def __init__(
         self,
         *,
         harvested: Iterable[Mapping[str, Any]],
         silent: Mapping[str, str] | None = None,
+        judged: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.harvested = harvested
         self.silent = silent
+        self.judged = judged
 
     def act(self, workspace: Workspace, context: Context) -> dict[str, Any]:
         """Add up."""
@@ -138,6 +147,9 @@ class LongsealSummariseHarvestOperator(LongsealOperator):
             unreachable |= one["unreachable"]
         self.log_table("Quarantined", [f"{n} {why}" for why, n in total.rejected.most_common()])
         self.log_table("Unreachable", [f"{name}: {why}" for name, why in unreachable.items()])
+        judged = self.judged or {"counts": {}, "ending": []}
+        self.log_table("Judged again", [f"{n} {what}" for what, n in judged["counts"].items()])
+        self.log_table("Trust material that ends soon", judged["ending"])
         counts = total.to_json()
         rejected = total.rejected.total()
         context["outlet_events"][EVIDENCE].extra = {**counts, "packs": packs}
@@ -147,4 +159,11 @@ class LongsealSummariseHarvestOperator(LongsealOperator):
             *(images, total.found, total.verified, rejected, total.unknown, total.known),
             *(total.vanished, len(unreachable), packs),
         )
-        return {**counts, "images": images, "packs": packs, "unreachable": len(unreachable)}
+        return {
+            **counts,
+            "images": images,
+            "packs": packs,
+            "unreachable": len(unreachable),
+            "judged_again": judged["counts"],
+            "ending": judged["ending"],
+        }

@@ -132,20 +132,27 @@ def test_the_summary_adds_the_batches_up(
             counts(found=2, known=1, rejected={"no-rule": 1}, images=1, unreachable={"a": "b"}),
         ],
         silent={"gone": "no answer"},
+        judged={"counts": {"verified to rejected": 4}, "ending": ["CA x ends on 2026-12-10"]},
     )
     log = capsys.readouterr().out
-    assert found == counts(
-        found=5, verified=2, known=1, rejected={"no-rule": 2}, images=2, packs=1, unreachable=2
-    )
+    assert found == {
+        **counts(found=5, verified=2, known=1, rejected={"no-rule": 2}, images=2),
+        "packs": 1,
+        "unreachable": 2,
+        "judged_again": {"verified to rejected": 4},
+        "ending": ["CA x ends on 2026-12-10"],
+    }
     assert taken.event(EVIDENCE)["rejected"] == {"no-rule": 2}
     assert "] 2 images: 5 attestations found, 2 verified, 2 rejected, " in log.splitlines()[-1]
     assert "] 2 no-rule " in log
     assert "] gone: no answer " in log
+    assert "] 4 verified to rejected " in log
+    assert "] CA x ends on 2026-12-10 " in log
 
 
 @pytest.mark.parametrize("harvested", [None, []])
 def test_no_batches_are_summed_up_as_nothing(take: Take, harvested: Any) -> None:
-    expected = {**counts(), "packs": 0, "unreachable": 0}
+    expected = {**counts(), "packs": 0, "unreachable": 0, "judged_again": {}, "ending": []}
     assert take(LongsealSummariseHarvestOperator, harvested=harvested, silent=None) == expected
 
 
