@@ -17,6 +17,7 @@ from longseal.archive.pack import load_pack
 from longseal.canonical import canonical_json, digest_of, sha256_hex
 from longseal.catalog.catalog import Catalog
 from longseal.errors import SettingsError, VerificationError
+from longseal.intake import intake
 from longseal.seal.images import attach_images, sign_images
 from longseal.seal.published import Published, published, read_lines
 from longseal.seal.reseal import Reseal
@@ -269,6 +270,20 @@ def test_what_is_no_attestation_needs_no_judge(
     assert judgement._is_settled(ignored)
     assert not judgement._is_settled(item.leaf)
     assert not judgement._is_settled(replace(ignored, verdict="unknown", reason="unsupported"))
+
+
+def test_evidence_taken_in_from_files_comes_out_as_before(
+    harvested: Installation, tmp_path: Path
+) -> None:
+    workspace = harvested.workspace()
+    files = tmp_path / "files"
+    files.mkdir()
+    for at, item in enumerate(load_pack(workspace.archive, workspace.catalog.packs()[0])[:3]):
+        (files / f"{at}.json").write_bytes(item.payload)
+    assert intake(workspace, files, "corp/other").total.verified == 3
+    rows = workspace.catalog.evidence(repository="corp/other")
+    outcomes = judgement.release(workspace, rows)
+    assert (outcomes.judged, outcomes.changes) == (3, [])
 
 
 # -- and the seal --------------------------------------------------------------------------------
