@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import errno
-import io
 import os
 import stat
 from collections.abc import Iterator
@@ -17,20 +16,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from longseal.canonical import MAX_JSON_BYTES, digest_of, is_digest, parse_object
+from longseal.canonical import digest_of, is_digest, parse_object
 from longseal.errors import LongsealError, MalformedError, RefusedError
 from longseal.harvest import Collector, Found, Harvested, judging
 from longseal.registry.model import check_repository
 from longseal.settings import INTAKE
-from longseal.verify.documents import Piece, pieces
+from longseal.verify.documents import Piece, evidence_in
 from longseal.verify.engine import Outcome
 from longseal.verify.formats import intake_manifest, readings
 from longseal.verify.policy import Reason
 from longseal.verify.statement import Statement
 from longseal.workspace import Workspace
-
-MAX_BROKEN: Final = 100
-"""Lines of one file that may be unreadable; what comes after them is not read."""
 
 MAX_DEPTH: Final = 64
 """Folders within folders."""
@@ -149,69 +145,6 @@ class _Intake:
     def _pass_over(self, name: Any, reason: str | None) -> None:
         shown = ascii(os.path.normpath(name))[1:-1]
         self.result.unreachable[f"{INTAKE}:{shown}"] = reason or "cannot be read"
-
-
-def evidence_in(file: BinaryIO) -> Iterator[Piece]:
-    """The evidence in a file of one JSON document, or of one in each line.
-
-    Nothing, where it holds JSON of another kind, or no JSON. Of a document that breaks off or is
-    not what it seems, the bytes are one unreadable piece; so is such a line among others.
-
-    :raises MalformedError: it goes on past the limits; what was found before them was given
-    """
-    head = file.read(MAX_JSON_BYTES + 1)
-    if not head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[")):
-        return
-    failed = MalformedError(f"more than {MAX_JSON_BYTES} bytes, and not one document in each line")
-    if len(head) <= MAX_JSON_BYTES:
-        try:
-            yield from pieces(head)
-            return
-        except MalformedError as err:
-            failed = err
-    broken: list[Piece] = []
-    seen = count = 0
-    for number, line in enumerate(_lines(head, file)):
-        try:
-            found = pieces(line) or (Piece("unreadable", line, "none of the known shapes"),)
-            if number == 0 and found[0].format == "unreadable":
-                return
-        except MalformedError as err:
-            found = (Piece("unreadable", line, str(err)),)
-        unreadable = [piece for piece in found if piece.format == "unreadable"]
-        seen += len(found) - len(unreadable)
-        count += len(unreadable)
-        if count > MAX_BROKEN:
-            failed = MalformedError(
-                f"more than {MAX_BROKEN} lines are no evidence: the rest is left"
-            )
-            break
-        if not seen:
-            broken += unreadable
-            continue
-        yield from broken
-        broken.clear()
-        yield from found
-    if not seen and len(head) <= MAX_JSON_BYTES:
-        yield Piece("unreadable", head, str(failed))
-    elif not seen or count > MAX_BROKEN:
-        raise failed
-
-
-def _lines(head: bytes, file: BinaryIO) -> Iterator[bytes]:
-    """Lines that are not blank: those of ``head``, then of what follows in ``file``."""
-    last = b""
-    for source in (io.BytesIO(head), file):
-        while part := source.readline(MAX_JSON_BYTES + 1 - len(last)):
-            last += part
-            if len(last) > MAX_JSON_BYTES:
-                raise MalformedError(f"a line of more than {MAX_JSON_BYTES} bytes")
-            if last.endswith(b"\n"):
-                if line := last.strip(b" \t\r\n"):
-                    yield line
-                last = b""
-    if line := last.strip(b" \t\r\n"):
-        yield line
 
 
 def _images(payload: bytes, manifest: bytes) -> tuple[str, ...]:

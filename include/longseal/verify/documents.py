@@ -1,21 +1,26 @@
 """Documents that hold evidence, taken apart into its single pieces, byte for byte.
 
 A piece is a Sigstore bundle, a PEP 740 attestation or a bare DSSE envelope. They come alone, in an
-array, and in the answers of GitHub's, npm's and PyPI's interfaces. What is kept of a document is
-the exact text of each piece (``docs/formats/evidence.md``).
+array, one in each line, and in the answers of GitHub's, npm's and PyPI's interfaces. What is kept
+of a document is the exact text of each piece (``docs/formats/evidence.md``).
 """
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from json import JSONDecoder
-from typing import Final, Literal
+from typing import BinaryIO, Final, Literal
 
-from longseal.canonical import parse_json
+from longseal.canonical import MAX_JSON_BYTES, parse_json
+from longseal.errors import MalformedError
 
 Format = Literal["sigstore-bundle", "pep-740", "dsse-envelope", "unreadable"]
+
+MAX_BROKEN: Final = 100
+"""Lines of one file that may be unreadable; what comes after them is not read."""
 
 _BUNDLE: Final = '"application/vnd.dev.sigstore.bundle'
 _SPACE: Final = " \t\r\n"
@@ -50,6 +55,69 @@ def pieces(data: bytes) -> tuple[Piece, ...]:
         return tuple(piece or _unreadable(one, "none of the known shapes") for one, piece in found)
     alone = _alone(text)
     return (alone,) if alone else tuple(_answer(_members(text)))
+
+
+def evidence_in(file: BinaryIO) -> Iterator[Piece]:
+    """The evidence in a file of one JSON document, or of one in each line.
+
+    Nothing, where it holds JSON of another kind, or no JSON. Of a document that breaks off or is
+    not what it seems, the bytes are one unreadable piece; so is such a line among others.
+
+    :raises MalformedError: it goes on past the limits; what was found before them was given
+    """
+    head = file.read(MAX_JSON_BYTES + 1)
+    if not head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[")):
+        return
+    failed = MalformedError(f"more than {MAX_JSON_BYTES} bytes, and not one document in each line")
+    if len(head) <= MAX_JSON_BYTES:
+        try:
+            yield from pieces(head)
+            return
+        except MalformedError as err:
+            failed = err
+    broken: list[Piece] = []
+    seen = count = 0
+    for number, line in enumerate(_lines(head, file)):
+        try:
+            found = pieces(line) or (Piece("unreadable", line, "none of the known shapes"),)
+            if number == 0 and found[0].format == "unreadable":
+                return
+        except MalformedError as err:
+            found = (Piece("unreadable", line, str(err)),)
+        unreadable = [piece for piece in found if piece.format == "unreadable"]
+        seen += len(found) - len(unreadable)
+        count += len(unreadable)
+        if count > MAX_BROKEN:
+            failed = MalformedError(
+                f"more than {MAX_BROKEN} lines are no evidence: the rest is left"
+            )
+            break
+        if not seen:
+            broken += unreadable
+            continue
+        yield from broken
+        broken.clear()
+        yield from found
+    if not seen and len(head) <= MAX_JSON_BYTES:
+        yield Piece("unreadable", head, str(failed))
+    elif not seen or count > MAX_BROKEN:
+        raise failed
+
+
+def _lines(head: bytes, file: BinaryIO) -> Iterator[bytes]:
+    """Lines that are not blank: those of ``head``, then of what follows in ``file``."""
+    last = b""
+    for source in (io.BytesIO(head), file):
+        while part := source.readline(MAX_JSON_BYTES + 1 - len(last)):
+            last += part
+            if len(last) > MAX_JSON_BYTES:
+                raise MalformedError(f"a line of more than {MAX_JSON_BYTES} bytes")
+            if last.endswith(b"\n"):
+                if line := last.strip(b" \t\r\n"):
+                    yield line
+                last = b""
+    if line := last.strip(b" \t\r\n"):
+        yield line
 
 
 def _alone(text: str) -> Piece | None:

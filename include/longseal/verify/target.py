@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +32,9 @@ from longseal.seal.proof_folder import PROOF, verify_proof
 from longseal.seal.published import SEAL, read_lines, read_seal
 from longseal.seal.signers.interface import PublicKey
 from longseal.seal.tree import leaf_hash
+from longseal.verify.documents import Piece, evidence_in
 from longseal.verify.engine import Engine, Outcome
+from longseal.verify.formats import intake_manifest
 from longseal.verify.image import Expectations, verify_image
 from longseal.verify.policy import MAX_CERTIFICATE, Identity, Name, Policy, Rule
 from longseal.verify.pool import Case, judge
@@ -81,7 +84,7 @@ def verify(given: Given, workspace: Callable[[], Workspace]) -> Report:
     elif (path / SEAL).is_file():
         _seal_folder(report, given, path, workspace)
     elif path.is_file():
-        _bundle(report, given, _read(path, "TARGET"), workspace)
+        _file(report, given, path, workspace)
     elif match := _IMAGE.fullmatch(given.target):
         _image(report, given, match, workspace)
     elif is_digest(given.target):
@@ -121,29 +124,59 @@ def _proof_folder(
     verify_proof(report, path, key, given.timestamp_roots, given.quorum)
 
 
-def _bundle(report: Report, given: Given, data: bytes, workspace: Callable[[], Workspace]) -> None:
+def _file(report: Report, given: Given, path: Path, workspace: Callable[[], Workspace]) -> None:
+    """Each piece of evidence in a file."""
+    found = list(evidence_in(io.BytesIO(_read(path, "TARGET"))))
+    if not found:
+        report.add("file", State.UNKNOWN, "it holds no evidence of a known kind")
+    engine: Engine | None = None
+    for piece in found:
+        name = "" if len(found) == 1 else f" {digest_of(piece.data)[:19]}"
+        if piece.format == "unreadable":
+            report.add(f"evidence{name}", State.UNKNOWN, piece.reason)
+        elif piece.format == "sigstore-bundle" and _by_key(piece.data):
+            _statement(report, given, piece.data, workspace, f"signature by key{name}")
+        else:
+            engine = engine or _engine(given, workspace)
+            report.attempt(f"keyless signature{name}", _Keyless(engine, piece, given.artifact))
+
+
+def _by_key(data: bytes) -> bool:
     material = parse_object(data, "the bundle").get("verificationMaterial")
+    return isinstance(material, dict) and "publicKey" in material
+
+
+def _statement(
+    report: Report, given: Given, data: bytes, workspace: Callable[[], Workspace], name: str
+) -> None:
     artifact = artifact_digest(given.artifact)
-    if isinstance(material, dict) and "publicKey" in material:
-        anchors = _anchors(given, workspace)
-        if given.seal_trusted_root is None:
-            raise SettingsError("--seal-trusted-root", "give the file that lies beside the seal")
-        root = _read(given.seal_trusted_root, "--seal-trusted-root")
+    anchors = _anchors(given, workspace)
+    if given.seal_trusted_root is None:
+        raise SettingsError("--seal-trusted-root", "give the file that lies beside the seal")
+    root = _read(given.seal_trusted_root, "--seal-trusted-root")
 
-        def by_key() -> str:
-            kind = _kind_of(data)
-            statement, stamped = verify_statement(data, anchors, root, kind)
-            hexes = {subject.digest.get("sha256") for subject in statement.subjects}
-            if artifact is not None and artifact.removeprefix("sha256:") not in hexes:
-                raise VerificationError(f"{artifact} is no subject of it")
-            return f"a {kind} statement of {len(hexes)} subjects, stamped {stamped:%Y-%m-%d %H:%M}"
+    def by_key() -> str:
+        kind = _kind_of(data)
+        statement, stamped = verify_statement(data, anchors, root, kind)
+        hexes = {subject.digest.get("sha256") for subject in statement.subjects}
+        if artifact is not None and artifact.removeprefix("sha256:") not in hexes:
+            raise VerificationError(f"{artifact} is no subject of it")
+        return f"a {kind} statement of {len(hexes)} subjects, stamped {stamped:%Y-%m-%d %H:%M}"
 
-        report.attempt("signature by key", by_key)
-        return
-    engine = _engine(given, workspace)
+    report.attempt(name, by_key)
 
-    def keyless() -> str:
-        judgement = engine.judge(data, artifact, "", utc_now())
+
+@dataclass(frozen=True, slots=True)
+class _Keyless:
+    engine: Engine
+    piece: Piece
+    artifact: str | None
+
+    def __call__(self) -> str:
+        manifest = intake_manifest(self.piece.data, self.piece.format)
+        artifact = artifact_digest(self.artifact)
+        case = Case(self.piece.data, artifact, "", utc_now(), manifest)
+        judgement = judge(self.engine, case)
         if judgement.outcome is Outcome.UNKNOWN:
             raise UnsupportedError(str(judgement.reason))
         if judgement.outcome is Outcome.REJECTED:
@@ -153,8 +186,6 @@ def _bundle(report: Report, given: Given, data: bytes, workspace: Callable[[], W
             f"{judgement.predicate_type} by {judgement.identity} of {judgement.issuer},"
             f" {judgement.time_source} {judgement.signed_at:%Y-%m-%d %H:%M:%S}{told}"
         )
-
-    report.attempt("keyless signature", keyless)
 
 
 def _kind_of(data: bytes) -> str:

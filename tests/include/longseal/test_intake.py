@@ -20,9 +20,10 @@ from longseal.canonical import MAX_JSON_BYTES, digest_of
 from longseal.cli import main
 from longseal.errors import MalformedError, RefusedError, SettingsError
 from longseal.harvest import Tally
-from longseal.intake import MAX_BROKEN, evidence_in, intake
+from longseal.intake import intake
 from longseal.mirror.plan import plan as mirror_plan
 from longseal.settings import parse
+from longseal.verify.documents import MAX_BROKEN, evidence_in
 from longseal.verify.engine import Engine
 from longseal.verify.policy import Policy
 from longseal.verify.pool import Case, judge
@@ -443,3 +444,44 @@ def test_the_command_takes_in_a_file_or_standard_input(
     assert main(["harvest", *config, "--from", str(file)]) == 2
     assert main(["harvest", *config, "--repository", APP]) == 2
     assert "--from" in capsys.readouterr().err
+
+
+def test_a_file_of_many_pieces_is_verified_piece_by_piece(
+    workspace: Workspace,
+    folder: Path,
+    sigstore: SigstoreDouble,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root = workspace.settings.path.parent / "trusted_root.json"
+    given = ["verify", "--json", "--trusted-root", str(root), "--issuer", ISSUER]
+
+    def results(data: bytes, *more: str) -> tuple[int, list[str]]:
+        (folder / "file").write_bytes(data)
+        code = main([*given, "--identity", IDENTITY, *more, str(folder / "file")])
+        return code, [one["result"] for one in json.loads(capsys.readouterr().out)["checks"]]
+
+    first, second = sigstore.attest(IMAGE), sigstore.attest(OTHER)
+    assert results(first) == (0, ["passed"])
+    assert results(first + b"\n" + second) == (0, ["passed", "passed"])
+    assert results(first + b"\n" + second, "--artifact", IMAGE) == (1, ["passed", "failed"])
+    assert results(b"[" + first + b", 1]") == (2, ["passed", "unknown"])
+    assert results(first[:-9]) == (2, ["unknown"])
+    assert results(b"no evidence") == (2, ["unknown"])
+
+
+def test_a_pep_740_attestation_is_verified_by_the_command(
+    sigstore_bundles: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assets = sigstore_bundles / "warehouse/tests/functional/_fixtures"
+    given = [
+        "--trusted-root",
+        str(sigstore_bundles / "trusted_roots/public-good.json"),
+        "--identity",
+        "919436158236-compute@developer.gserviceaccount.com",
+        "--issuer",
+        "https://accounts.google.com",
+        str(assets / "sampleproject-3.0.0.tar.gz.publish.attestation"),
+    ]
+    assert main(["verify", *given]) == 0
+    assert "https://docs.pypi.org/attestations/publish/v1" in capsys.readouterr().out
+    assert main(["verify", "--artifact", IMAGE, *given]) == 1
