@@ -8,14 +8,13 @@ the archive, and what a claim left half done is taken up or taken over.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Final, TypeVar
 
 from longseal import __version__
@@ -23,7 +22,7 @@ from longseal.archive.leaf import Leaf, Signer
 from longseal.archive.pack import Evidence, pack_key, store_index, store_pack, write_pack
 from longseal.archive.records import MAX_FILE_BYTES, record_files, record_line
 from longseal.archive.retention import evidence_class, retain_until
-from longseal.canonical import digest_of, parse_object, sha256_hex
+from longseal.canonical import digest_of, is_digest, parse_object, sha256_hex
 from longseal.errors import (
     LongsealError,
     MalformedError,
@@ -34,9 +33,17 @@ from longseal.errors import (
     SettingsError,
 )
 from longseal.patterns import matches_any
-from longseal.registry.attachment import Attachment, fetch
-from longseal.registry.discovery import Candidate, CompletenessRecord, descendants, discover
-from longseal.registry.interface import Manifest, Registry
+from longseal.registry.attachment import IN_INDEX, Attachment, fetch
+from longseal.registry.discovery import (
+    NO_REFERRERS_API,
+    Candidate,
+    CompletenessRecord,
+    Structure,
+    discover,
+)
+from longseal.registry.interface import Descriptor, Manifest, Registry
+from longseal.registry.memory import Memory
+from longseal.registry.model import subject_in_tag
 from longseal.seal.tree import leaf_hash
 from longseal.settings import EVERYTHING
 from longseal.verify.engine import Judgement, Outcome
@@ -68,8 +75,6 @@ _COUNTS: Final = ("found", "verified", "ignored", "unknown", "known", "vanished"
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
-
-_NOT_AN_IMAGE = re.compile(r"sha256-[0-9a-f]{64}(\.(att|sig|sbom))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,9 +257,15 @@ class _Listing:
 
 @dataclass(frozen=True, slots=True)
 class _Subject:
+    """An image to look at.
+
+    :param listed: the attestations that it lists itself, where it is an index
+    """
+
     repository: str
     digest: str
     tags: frozenset[str]
+    listed: tuple[Descriptor, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,9 +325,13 @@ class _Run:
         self._own: set[str] = set()
 
     def harvest(self, repositories: Sequence[str]) -> Harvested:
+        self._memory = Memory(
+            self._workspace.catalog, self._registry, repositories, self._workspace.now()
+        )
         subjects = self._subjects(repositories)
         while part := list(islice(subjects, _SLICE)):
             self._harvest(part)
+        self._memory.save()
         self._collector.note()
         return self._result
 
@@ -332,6 +347,7 @@ class _Run:
         wanted = self._without_known(records, candidates)
         self._collector.collect(self._fetched(wanted))
         self._record(records)
+        self._memory.save()
 
     def _ahead(self, work: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
         """What ``work`` makes of each item, in order; no more is under way than is taken soon."""
@@ -344,7 +360,7 @@ class _Run:
             yield pending.popleft().result()
 
     def _subjects(self, repositories: Sequence[str]) -> Iterator[_Subject]:
-        """Every image, once: tagged, child of an index, named by a fallback tag, or held.
+        """Every image, once: tagged, in an index, named by a fallback tag, or held.
 
         Held are images whose evidence should still be there, whatever a tag or a filter says.
         """
@@ -354,20 +370,26 @@ class _Run:
             (listing, tag)
             for listing in listings
             if listing is not None
-            for tag in (None, *listing.images)
+            for tag in (*listing.images, None)
         )
-        wanted = self._chosen.digests
-        repository, seen, kept = "", set[str](), set[str]()
-        for listing, digests in self._ahead(self._images, named):
-            if listing.repository != repository:
-                repository, seen = listing.repository, set()
-                kept = held.get(repository, set())
-                revealed = {f"sha256:{tag[7:71]}" for tag in listing.special}
-                digests = sorted(kept | (revealed if self._chosen.tags == EVERYTHING else set()))
-            for digest in digests:
-                if digest not in seen and (digest in kept or wanted.takes(digest)):
-                    seen.add(digest)
-                    yield _Subject(repository, digest, listing.special)
+        seen: set[str] = set()
+        for listing, tag, found in self._ahead(self._images, named):
+            kept = held.get(listing.repository, set())
+            untagged: set[str] = set()
+            if tag is None:
+                untagged |= kept
+                if self._chosen.tags == EVERYTHING:
+                    untagged.update(filter(None, map(subject_in_tag, listing.special)))
+                untagged -= seen
+            more = self._ahead(self._images, ((listing, digest) for digest in sorted(untagged)))
+            for digest, structure in chain(found.items(), *(below.items() for *_, below in more)):
+                if digest not in seen and (digest in kept or self._chosen.digests.takes(digest)):
+                    yield _Subject(
+                        listing.repository, digest, listing.special, structure.attestations
+                    )
+                seen.add(digest)
+            if tag is None:
+                seen = set()
 
     def _listing(self, repository: str) -> _Listing | None:
         try:
@@ -375,30 +397,42 @@ class _Run:
         except (RegistryError, PermanentError) as err:
             self._result.unreachable[f"{self._registry.name}/{repository}"] = str(err)
             return None
-        special = frozenset(tag for tag in tags if _NOT_AN_IMAGE.fullmatch(tag))
+        special = frozenset(tag for tag in tags if subject_in_tag(tag))
         images = filter(self._chosen.tags.takes, sorted(set(tags) - special))
         return _Listing(repository, tuple(images), special)
 
-    def _images(self, named: tuple[_Listing, str | None]) -> tuple[_Listing, list[str]]:
-        """The images behind one tag. One that cannot be read does not hide the others."""
-        listing, tag = named
-        digests: list[str] = []
-        if tag is not None:
+    def _images(
+        self, named: tuple[_Listing, str | None]
+    ) -> tuple[_Listing, str | None, dict[str, Structure]]:
+        """The images behind one tag or digest. One that cannot be read hides no other."""
+        listing, reference = named
+        found: dict[str, Structure] = {}
+        if reference is not None:
+            repository, digest = listing.repository, reference
             try:
-                manifest = self._registry.manifest(listing.repository, tag)
-                if manifest is not None:
-                    digests.append(manifest.digest)
-                    below = descendants(self._registry, listing.repository, manifest)
-                    digests += (child.digest for child in below)
+                if not is_digest(reference):
+                    digest = self._memory.resolve(repository, reference)
+                found[digest] = Structure()  # looked at, whatever is below it
+                found |= self._memory.below(repository, digest)
             except (RegistryError, PermanentError) as err:
-                place = f"{self._registry.name}/{listing.repository}:{tag}"
+                sign = "@" if is_digest(reference) else ":"
+                place = f"{self._registry.name}/{repository}{sign}{reference}"
                 self._result.unreachable[place] = str(err)
-        return listing, digests
+        return listing, reference, found
 
     def _discover(self, subject: _Subject) -> tuple[CompletenessRecord, tuple[Candidate, ...]]:
+        api = self._memory.may_have_referrers_api(subject.repository)
         found = discover(
-            self._registry, subject.repository, subject.digest, subject.tags, own=self._own
+            self._registry,
+            subject.repository,
+            subject.digest,
+            subject.tags,
+            own=self._own,
+            listed=subject.listed,
+            referrers_api=api,
         )
+        if api and any(answer.detail == NO_REFERRERS_API for answer in found.record.answers):
+            self._memory.note_no_referrers_api(subject.repository)
         return found.record, found.candidates
 
     def _without_known(
@@ -708,8 +742,10 @@ def _speaking(attachment: Attachment) -> list[Found]:
     # The same bytes under two names are one piece of evidence.
     speaking = dict.fromkeys(layer.data for layer in attachment.layers if layer.kind != "other")
     if not speaking:
-        text = f"no attestation: {_types(attachment)}"
-        settled = (Outcome.IGNORED, Reason("not-an-attestation", text))
+        slug, text = "not-an-attestation", f"no attestation: {_types(attachment)}"
+        if attachment.in_index:
+            slug, text = IN_INDEX, f"unsigned, listed by an index itself: {_types(attachment)}"
+        settled = (Outcome.IGNORED, Reason(slug, text))
         return [_whole(attachment.candidate, attachment.manifest, settled)]
     candidate, manifest = attachment.candidate, attachment.manifest.data
     return [Found(candidate.repository, candidate.subject, manifest, data) for data in speaking]

@@ -42,6 +42,12 @@ class Quirks:
 
     referrers_api: bool = True
     referrers_html: bool = False
+    referrers_empty: bool = False
+    """The API takes a subject and forgets it (Quay)."""
+    oci_subject: bool = False
+    """Say ``OCI-Subject`` on a PUT, whatever the API does (ECR)."""
+    subject_for_fallback: bool = False
+    """Answer for a fallback tag that is not there with the subject (GitLab)."""
     page: int | None = None
     endless: bool = False
     looping: bool = False
@@ -371,6 +377,8 @@ class _Handler(BaseHTTPRequestHandler):
         if not self.registry.quirks.referrers_api:
             return self.answer(404, b"404 page not found", {"Content-Type": "text/plain"})
         found = self.registry.referrers(name, digest)
+        if self.registry.quirks.referrers_empty:
+            found = []
         path = f"/v2/{name}/referrers/{digest}"
         extra = {"schemaVersion": 2, "mediaType": OCI_INDEX}
         return self.listing(path, query, extra, "manifests", found, OCI_INDEX)
@@ -378,6 +386,8 @@ class _Handler(BaseHTTPRequestHandler):
     def manifest(self, name: str, reference: str, query: dict[str, str]) -> None:
         repository, quirks = self.registry.repository(name), self.registry.quirks
         digest = repository.tags.get(reference, reference)
+        if quirks.subject_for_fallback and re.fullmatch("sha256-[0-9a-f]{64}", digest):
+            digest = digest.replace("-", ":")
         if self.command == "PUT":
             return self.put_manifest(name, reference)
         if self.command == "DELETE":
@@ -415,6 +425,8 @@ class _Handler(BaseHTTPRequestHandler):
         if ":" not in reference:
             repository.tags[reference] = digest
         headers = {"Location": f"/v2/{name}/manifests/{digest}", "Docker-Content-Digest": digest}
+        if registry.quirks.oci_subject and "subject" in document:
+            headers["OCI-Subject"] = document["subject"]["digest"]
         return self.answer(201, b"", headers)
 
     def blob(self, name: str, digest: str, query: dict[str, str]) -> None:

@@ -144,7 +144,11 @@ def _due(workspace: Workspace) -> list[Item]:
     for row in rows:
         leaf = Leaf.parse(row.leaf.encode())
         due = evidence_class(retention, leaf).keep.after(leaf.signed_at) <= now
-        if due and _looked_for(images.get((row.source, row.repository, row.image))):
+        if (
+            due
+            and not row.in_index
+            and _looked_for(images.get((row.source, row.repository, row.image)))
+        ):
             key = (row.source, row.repository, row.image, row.manifest)
             groups.setdefault(key, []).append(row)
     return [

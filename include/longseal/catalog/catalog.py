@@ -34,12 +34,13 @@ from longseal.catalog.models import (
     Evidence,
     Image,
     ImageStatement,
+    Memory,
     Pack,
     Seal,
 )
 from longseal.errors import RetryableError, SettingsError, VerificationError
 
-HEAD: Final = "0002"
+HEAD: Final = "0003"
 """The newest migration; a catalog at it is opened without loading Alembic."""
 
 _BATCH = 500
@@ -175,6 +176,24 @@ class Catalog:
     def record_images(self, images: Sequence[dict[str, Any]]) -> None:
         """Note how the search for each image's attestations ended; columns of :class:`Image`."""
         self._upsert(Image, images, ("source", "repository", "digest"))
+
+    def remembered(
+        self, source: str, repositories: Collection[str]
+    ) -> Iterator[tuple[str, str, str, datetime]]:
+        """What was noted by :meth:`remember`: repository, key, value and when."""
+        with self.session() as session:
+            for part in _parts(sorted(repositories)):
+                rows = session.execute(
+                    select(Memory.repository, Memory.key, Memory.value, Memory.noted_at).where(
+                        Memory.source == source, Memory.repository.in_(part)
+                    )
+                )
+                yield from ((row[0], row[1], row[2], row[3]) for row in rows)
+
+    def remember(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Note what a registry said; columns of :class:`Memory`."""
+        for part in _parts(rows):
+            self._upsert(Memory, part, ("source", "repository", "key"))
 
     def claim_packs(
         self, packs: Sequence[dict[str, Any]], evidence: Sequence[dict[str, Any]]

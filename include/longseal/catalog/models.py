@@ -104,6 +104,11 @@ class Evidence(Base):
     judged: Mapped[str | None] = mapped_column(String(64), index=True)
     """under what it was judged last, as :func:`longseal.harvest.regime` names it"""
 
+    @property
+    def in_index(self) -> bool:
+        """Whether an index lists it: then it is part of the image, and stays and goes with it."""
+        return (self.reason or "").startswith("in-index:")
+
 
 class Seal(Base):
     """A published seal."""
@@ -131,6 +136,21 @@ class ImageStatement(Base):
     image: Mapped[str] = mapped_column(String(71), index=True)
     bundle: Mapped[str] = mapped_column(String(71))
     manifest: Mapped[str] = mapped_column(String(71))
+
+
+class Memory(Base):
+    """What a registry said, and need not be asked again so soon; losing it costs requests only."""
+
+    __tablename__ = "memory"
+    __table_args__ = (UniqueConstraint("source", "repository", "key"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    source: Mapped[str] = mapped_column(String(64))
+    repository: Mapped[str] = mapped_column(String(255))
+    key: Mapped[str] = mapped_column(String(71))
+    """a digest, or the name of what was asked for"""
+    value: Mapped[str] = mapped_column(Text)
+    noted_at: Mapped[datetime]
 
 
 class Delivery(Base):

@@ -128,7 +128,8 @@ def _withheld(image: Image, evidence: list[Evidence]) -> str | None:
 
 
 def _travels(row: Evidence) -> bool:
-    return row.verdict in ("verified", "ignored") and row.tombstone is None
+    kept = row.verdict in ("verified", "ignored") and row.tombstone is None
+    return kept and not row.in_index
 
 
 def _tags(workspace: Workspace, source: str, repository: str) -> dict[str, list[str]]:

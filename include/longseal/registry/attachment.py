@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from longseal.canonical import MAX_JSON_BYTES, parse_object
 from longseal.errors import MalformedError, RegistryError
-from longseal.registry.discovery import FALLBACK, REFERRERS, Candidate
+from longseal.registry.discovery import FALLBACK, INDEX, REFERRERS, Candidate
 from longseal.registry.interface import Descriptor, Manifest, Registry
 from longseal.registry.model import is_index, parse_manifest, parse_subject
 
@@ -19,6 +19,10 @@ BUNDLE: Final = "application/vnd.dev.sigstore.bundle"
 DSSE: Final = "application/vnd.dsse.envelope.v1+json"
 SIMPLE_SIGNING: Final = "application/vnd.dev.cosign.simplesigning.v1+json"
 IN_TOTO: Final = "application/vnd.in-toto+json"
+BUILDKIT: Final = "application/vnd.docker.attestation.manifest.v1+json"
+
+IN_INDEX: Final = "in-index"
+"""Reason of an attachment that is :attr:`Attachment.in_index`."""
 
 _ENVELOPE_VALUES: Final = 10_000
 """An envelope holds little but one long text; what has more values in it is no envelope, and is not
@@ -46,12 +50,14 @@ class Attachment:
 
     :param layers: the layers that may be attestations, in the manifest's order
     :param ignored: the other layers, which were not downloaded
+    :param in_index: BuildKit's own, unsigned: an index lists it, and its digest speaks for it
     """
 
     candidate: Candidate
     manifest: Manifest
     layers: tuple[Layer, ...]
     ignored: tuple[Descriptor, ...] = ()
+    in_index: bool = False
 
 
 def classify(media_type: str) -> Kind:
@@ -80,7 +86,8 @@ def fetch(registry: Registry, candidate: Candidate) -> Attachment:
     manifest = registry.manifest(repository, digest)
     if manifest is None:
         raise RegistryError(f"{repository}: {digest} is named as attached and not there")
-    subject = parse_subject(manifest.data)
+    in_index = candidate.places == (INDEX,)
+    subject = None if in_index else parse_subject(manifest.data)
     refers = REFERRERS in candidate.places or FALLBACK in candidate.places
     if (refers and subject is None) or (
         subject is not None and subject.digest != candidate.subject
@@ -89,9 +96,12 @@ def fetch(registry: Registry, candidate: Candidate) -> Attachment:
         raise MalformedError(f"{digest} is named for {candidate.subject} and has {found}")
     if is_index(manifest.media_type):
         return Attachment(candidate, manifest, ())
-    layers = parse_manifest(manifest.data, manifest.media_type).layers
+    parsed = parse_manifest(manifest.data, manifest.media_type)
+    layers = parsed.layers
     if len(layers) > MAX_LAYERS:
         raise MalformedError(f"{digest} has {len(layers)} layers, more than {MAX_LAYERS}")
+    if in_index or parsed.artifact_type == BUILDKIT:
+        return Attachment(candidate, manifest, (), layers, in_index=True)
     wanted = [layer for layer in layers if _may_speak(layer)]
     for layer in wanted:
         if layer.size > MAX_JSON_BYTES:

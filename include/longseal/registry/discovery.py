@@ -6,6 +6,7 @@ distribution-spec 1.1, and cosign's older ``.att``, ``.sig`` and ``.sbom`` tags.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -18,12 +19,17 @@ from longseal.registry.model import (
     MANIFEST_TYPES,
     fallback_tag,
     is_index,
+    parse_descriptor,
     parse_index,
 )
 
 REFERRERS: Final = "referrers"
 FALLBACK: Final = "fallback-tag"
 LEGACY: Final = (".att", ".sig", ".sbom")
+INDEX: Final = "index"
+"""BuildKit's place: unsigned attestations that the index itself lists; its digest vouches."""
+
+NO_REFERRERS_API: Final = "no referrers API; asked for once a day"
 
 MAX_CHILDREN: Final = 1_000
 MAX_DEPTH: Final = 4
@@ -37,7 +43,8 @@ State = Literal["whole", "empty", "unknown"]
 class Answer:
     """What one place said.
 
-    :param place: ``referrers``, ``fallback-tag``, ``.att``, ``.sig`` or ``.sbom``
+    :param place: ``referrers``, ``fallback-tag``, ``.att``, ``.sig`` or ``.sbom``; ``index`` for
+        an index that lists attestations itself
     :param outcome: unknown is "could not look", never "nothing there"
     :param count: manifests that the place names
     :param detail: why it is absent or unknown, in words
@@ -122,6 +129,8 @@ def discover(
     tags: Collection[str] | None,
     known: Collection[str] = (),
     own: Collection[str] = (),
+    listed: Collection[Descriptor] = (),
+    referrers_api: bool = True,
 ) -> Discovery:
     """Look in every place for what is attached to a subject. Never raises for what a place does.
 
@@ -131,6 +140,8 @@ def discover(
         ``found``, and are no candidates
     :param own: manifests that Longseal attached itself: no evidence, and in no record, so that a
         record says the same before and after
+    :param listed: the attestations that the subject, an index, lists itself
+    :param referrers_api: False where the repository was asked within a day, and has none
     """
     hex_of(subject_digest)
     answers = []
@@ -143,8 +154,9 @@ def discover(
         return lambda: _tagged(registry, repository, subject_digest, tag, place, tags)
 
     looks: list[tuple[str, Callable[[], tuple[Descriptor, ...]]]] = [
-        (REFERRERS, lambda: _referrers(registry, repository, subject_digest)),
+        (REFERRERS, lambda: _referrers(registry, repository, subject_digest, referrers_api)),
         *((place, tagged(place)) for place in (FALLBACK, *LEGACY)),
+        *([(INDEX, lambda: tuple(listed))] if listed else []),
     ]
     for place, look in looks:
         try:
@@ -186,7 +198,7 @@ def children(manifest: Manifest) -> tuple[Descriptor, ...]:
         item.digest: item
         for item in parse_index(manifest.data, manifest.media_type)
         if item.media_type in MANIFEST_TYPES | INDEX_TYPES
-        and item.annotations.get(_REFERENCE_TYPE) != "attestation-manifest"
+        and not _is_attestation(item)
         and item.digest != manifest.digest
     }
     if len(found) > MAX_CHILDREN:
@@ -194,39 +206,96 @@ def children(manifest: Manifest) -> tuple[Descriptor, ...]:
     return tuple(found.values())
 
 
-def descendants(registry: Registry, repository: str, manifest: Manifest) -> tuple[Descriptor, ...]:
-    """:func:`children`, and theirs where an index lists indexes; each once, parents first.
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """What an index lists; nothing, for an image. A digest never comes to list anything else.
 
-    :raises RegistryError: an index that is listed is not there
+    :param attestations: what BuildKit put beside the images
+    """
+
+    children: tuple[Descriptor, ...] = ()
+    attestations: tuple[Descriptor, ...] = ()
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Structure:
+        """Read ``manifest``.
+
+        :raises MalformedError: it is none, or lists more than :data:`MAX_CHILDREN`
+        """
+        if not is_index(manifest.media_type):
+            return _IMAGE
+        beside = {
+            item.digest: item
+            for item in parse_index(manifest.data, manifest.media_type)
+            if item.media_type in MANIFEST_TYPES and _is_attestation(item)
+        }
+        if len(beside) > MAX_CHILDREN:
+            raise MalformedError(f"{manifest.digest} lists more than {MAX_CHILDREN} attestations")
+        return cls(children(manifest), tuple(beside.values()))
+
+    def dump(self) -> str:
+        """As text, for :meth:`load`; empty for an image."""
+        if self == _IMAGE:
+            return ""
+        return json.dumps(
+            [[_described(one) for one in part] for part in (self.children, self.attestations)]
+        )
+
+    @classmethod
+    def load(cls, text: str) -> Structure:
+        """The inverse of :meth:`dump`."""
+        if not text:
+            return _IMAGE
+        parts = (tuple(map(parse_descriptor, part)) for part in json.loads(text))
+        return cls(*parts)
+
+
+_IMAGE: Final = Structure()
+
+
+def descendants(digest: str, look: Callable[[str], Structure]) -> dict[str, Structure]:
+    """An image or index and all below it, each once, parents first.
+
+    :param look: gives the structure of the digest of an index
     :raises MalformedError: deeper than :data:`MAX_DEPTH`, or more than :data:`MAX_CHILDREN`
     """
-    found: dict[str, Descriptor] = {}
-    level = [manifest]
+    found = {digest: look(digest)}
+    level = [digest]
     for _ in range(MAX_DEPTH):
         below = []
         for parent in level:
-            for child in children(parent):
-                if child.digest in found or child.digest == manifest.digest:
-                    continue
-                found[child.digest] = child
-                if is_index(child.media_type):
-                    below.append(_listed(registry, repository, child.digest))
+            for child in found[parent].children:
+                if child.digest not in found:
+                    found[child.digest] = _IMAGE
+                    if is_index(child.media_type):
+                        below.append(child.digest)
         if len(found) > MAX_CHILDREN:
-            raise MalformedError(f"{manifest.digest} has more than {MAX_CHILDREN} images in it")
+            raise MalformedError(f"{digest} has more than {MAX_CHILDREN} images in it")
         if not below:
-            return tuple(found.values())
+            return found
+        found |= {index: look(index) for index in below}
         level = below
-    raise MalformedError(f"{manifest.digest} nests indexes deeper than {MAX_DEPTH} levels")
+    raise MalformedError(f"{digest} nests indexes deeper than {MAX_DEPTH} levels")
+
+
+def _is_attestation(item: Descriptor) -> bool:
+    return item.annotations.get(_REFERENCE_TYPE) == "attestation-manifest"
+
+
+def _described(item: Descriptor) -> dict[str, Any]:
+    return {"mediaType": item.media_type, "digest": item.digest, "size": item.size}
 
 
 class _Absent(Exception):
     """The place answered, and has nothing; the message says how that is known."""
 
 
-def _referrers(registry: Registry, repository: str, subject: str) -> tuple[Descriptor, ...]:
-    named = registry.referrers(repository, subject)
+def _referrers(
+    registry: Registry, repository: str, subject: str, api: bool
+) -> tuple[Descriptor, ...]:
+    named = registry.referrers(repository, subject) if api else None
     if named is None:
-        raise _Absent("no referrers API")
+        raise _Absent(NO_REFERRERS_API)
     return named
 
 
@@ -251,10 +320,3 @@ def _tagged(
     if place == FALLBACK:
         return parse_index(manifest.data, manifest.media_type)
     return (Descriptor(manifest.media_type, manifest.digest, len(manifest.data)),)
-
-
-def _listed(registry: Registry, repository: str, digest: str) -> Manifest:
-    manifest = registry.manifest(repository, digest)
-    if manifest is None:
-        raise RegistryError(f"{repository}: {digest} is listed and not there")
-    return manifest

@@ -77,6 +77,7 @@ class DistributionRegistry:
         self._http = Transport(url, **options)
         self._referrers_api: dict[str, bool] = {}
         self._uploading = tuple(Lock() for _ in range(64))
+        self._asking = tuple(Lock() for _ in range(64))
 
     @property
     def name(self) -> str:
@@ -145,8 +146,17 @@ class DistributionRegistry:
         """
         hex_of(digest)
         known = self._referrers_api.get(check_repository(repository))
-        if known is False:
-            return None
+        if known is None:
+            # The first thread asks, and the others learn from its answer.
+            with self._asking[hash(repository) % len(self._asking)]:
+                known = self._referrers_api.get(repository)
+                if known is None:
+                    return self._ask_for_referrers(repository, digest, None)
+        return self._ask_for_referrers(repository, digest, known) if known else None
+
+    def _ask_for_referrers(
+        self, repository: str, digest: str, known: bool | None
+    ) -> tuple[Descriptor, ...] | None:
         found = self._listed(
             f"/v2/{repository}/referrers/{digest}",
             Scope(repository),
