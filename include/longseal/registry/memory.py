@@ -40,16 +40,18 @@ class Memory:
                 self._structures[repository][key] = Structure.load(value)
             elif now - noted_at < ASKED_AGAIN:
                 self._absent.add((repository, key))
+        # Where nothing was read before, a HEAD is a request more.
+        self._seen = {name for name, known in self._structures.items() if known}
 
     def resolve(self, repository: str, tag: str) -> str:
         """The digest that a tag leads to: a HEAD is enough where that digest was read before.
 
         :raises RegistryError: it is listed and not there
         """
-        structures = self._structures[repository]
-        resolved = self._registry.resolve(repository, tag) if structures else None
-        if resolved is not None and resolved in structures:
-            return resolved
+        if repository in self._seen:
+            resolved = self._registry.resolve(repository, tag)
+            if resolved is not None and resolved in self._structures[repository]:
+                return resolved
         return self._read(repository, tag)
 
     def below(self, repository: str, digest: str) -> dict[str, Structure]:
