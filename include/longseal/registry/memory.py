@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from longseal.errors import RegistryError
 from longseal.registry.discovery import Structure, descendants
-from longseal.registry.interface import Manifest, Registry
+from longseal.registry.interface import Registry
 
 if TYPE_CHECKING:
     from longseal.catalog.catalog import Catalog
@@ -63,7 +63,12 @@ class Memory:
         known = digest in self._structures[repository] or self._found(repository, digest)
         if not known:
             return {}
-        return descendants(digest, lambda index: self._structure(repository, index))
+        found = descendants(digest, lambda index: self._structure(repository, index))
+        for child, structure in found.items():
+            if child not in self._structures[repository]:
+                # The index said that it is an image: it need not be read.
+                self._learn(repository, child, structure)
+        return found
 
     def may_have_referrers_api(self, repository: str) -> bool:
         """Whether asking may be worth it."""
@@ -103,17 +108,16 @@ class Memory:
         if manifest is None:
             self._new[repository, digest] = _ABSENT
             return False
-        self._learn(repository, manifest)
+        self._learn(repository, digest, Structure.of(manifest))
         return True
 
     def _read(self, repository: str, reference: str) -> str:
         manifest = self._registry.manifest(repository, reference)
         if manifest is None:
             raise RegistryError(f"{repository}: {reference} is listed and not there")
-        self._learn(repository, manifest)
+        self._learn(repository, manifest.digest, Structure.of(manifest))
         return manifest.digest
 
-    def _learn(self, repository: str, manifest: Manifest) -> None:
-        structure = Structure.of(manifest)
-        self._structures[repository][manifest.digest] = structure
-        self._new[repository, manifest.digest] = structure.dump()
+    def _learn(self, repository: str, digest: str, structure: Structure) -> None:
+        self._structures[repository][digest] = structure
+        self._new[repository, digest] = structure.dump()
