@@ -220,11 +220,11 @@ def _octets(data: bytes) -> bytes:
 
 
 def _integer(number: int) -> bytes:
-    return core.Integer(number).dump()
+    return bytes(core.Integer(number).dump())
 
 
 def _oid(dotted: str) -> bytes:
-    return core.ObjectIdentifier(dotted).dump()
+    return bytes(core.ObjectIdentifier(dotted).dump())
 
 
 def _attribute(dotted: str, value: bytes) -> bytes:
