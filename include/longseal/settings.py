@@ -36,6 +36,9 @@ MAX_DEPTH: Final = 16
 INTAKE: Final = "intake"
 """What stands in place of a registry's name where evidence was found in none."""
 
+MAX_OPERATIONS: Final = 200
+"""Key operations that a run may take: a seal, and statements about nearly 200,000 images."""
+
 Visibility = Literal["private", "public"]
 
 
@@ -175,22 +178,30 @@ class PolicyRule:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pkcs11SignerSettings:
     uri: str
+    max_operations: int = MAX_OPERATIONS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KmsSignerSettings:
+    """:param role_arn: the role to assume before the key is used"""
+
     key_id: str
     region: str | None = None
     endpoint: str | None = None
+    role_arn: str | None = None
+    external_id: str | None = None
+    session_name: str = "longseal"
     conn_id: str | None = None
     access_key_env: str | None = None
     secret_key_env: str | None = None
+    max_operations: int = MAX_OPERATIONS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileSignerSettings:
     path: Path
     password_env: str | None = None
+    max_operations: int = MAX_OPERATIONS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
 from typing import Final, Protocol
@@ -17,11 +17,13 @@ from longseal.canonical import digest_of, hex_of
 from longseal.catalog.catalog import Catalog
 from longseal.errors import MalformedError, SettingsError
 from longseal.registry.interface import Registry
+from longseal.seal.signers.checked import Budget, CountingSigner
 from longseal.seal.signers.interface import Signer
 from longseal.settings import (
     DirectoryArchiveSettings,
     Duration,
     FileSignerSettings,
+    KmsSignerSettings,
     LayoutSettings,
     Pkcs11SignerSettings,
     RegistrySettings,
@@ -38,10 +40,14 @@ SEALS_KEPT: Final = Duration(10, "year")
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """A user name and its secret, from wherever secrets are kept."""
+    """A user name and its secret, from wherever secrets are kept.
+
+    :param session_token: what AWS gives beside temporary keys
+    """
 
     username: str
     password: str = field(repr=False)
+    session_token: str | None = field(default=None, repr=False)
 
 
 class Secrets(Protocol):
@@ -177,20 +183,43 @@ class Workspace:
 
     # -- keys and policy ---------------------------------------------------------------------
 
-    def signer(self) -> Signer:
+    @cached_property
+    def budget(self) -> Budget:
+        """The key operations that this run may take."""
+        return Budget(self.settings.signer.max_operations)
+
+    def signer(self) -> CountingSigner:
         """The organisation's key, opened anew for whoever counts its operations."""
-        chosen = self.settings.signer
-        if isinstance(chosen, Pkcs11SignerSettings):
-            from longseal.seal.signers.pkcs11 import Pkcs11Signer
+        return CountingSigner(self._signer(), self.budget)
 
-            return Pkcs11Signer(chosen.uri)
-        if isinstance(chosen, FileSignerSettings):
-            from longseal.seal.signers.file import FileSigner
+    def _signer(self) -> Signer:
+        match self.settings.signer:
+            case Pkcs11SignerSettings() as chosen:
+                from longseal.seal.signers.pkcs11 import Pkcs11Signer
 
-            return FileSigner(chosen.path, chosen.password_env)
-        raise SettingsError(
-            "signer.kind", "expected pkcs11 or file: no other kind of key is supported yet"
+                return Pkcs11Signer(chosen.uri)
+            case KmsSignerSettings() as chosen:
+                return self._kms(chosen)
+            case FileSignerSettings() as chosen:
+                from longseal.seal.signers.file import FileSigner
+
+                return FileSigner(chosen.path, chosen.password_env)
+
+    def _kms(self, chosen: KmsSignerSettings) -> Signer:
+        from longseal.seal.signers.aws_kms import AwsKmsSigner, Role, kms_client, region_of
+
+        login = self._login(chosen.conn_id, chosen.access_key_env, chosen.secret_key_env, "signer")
+        role = chosen.role_arn and Role(chosen.role_arn, chosen.external_id, chosen.session_name)
+        connect = partial(
+            kms_client,
+            chosen.region or region_of(chosen.key_id),
+            chosen.endpoint,
+            login.username if login else None,
+            login.password if login else None,
+            login.session_token if login else None,
+            role or None,
         )
+        return AwsKmsSigner(chosen.key_id, connect)
 
     @cached_property
     def trusted_root(self) -> bytes:

@@ -26,7 +26,7 @@ from longseal.errors import (
 )
 from longseal.seal.bundle import format_key_bundle, parse_key_bundle, verify_key_bundle
 from longseal.seal.keys import KeyEntry, KeySet, fingerprint, verify_signature
-from longseal.seal.signers.checked import CountingSigner, sign_checked
+from longseal.seal.signers.checked import sign_checked
 from longseal.seal.signers.interface import PublicKey
 from longseal.seal.statement import PAYLOAD_TYPE, pae
 from longseal.seal.timestamps import (
@@ -85,6 +85,11 @@ class Ceremony:
         return self._has(STATEMENT)
 
     @property
+    def signed(self) -> bool:
+        """Whether a signature is kept here."""
+        return self._has(_SIGNATURE)
+
+    @property
     def finished(self) -> bool:
         """Whether the bundle is made."""
         return self._has(BUNDLE)
@@ -94,12 +99,13 @@ class Ceremony:
 
         :returns: how many key operations it took: one, or none
         :raises SignerError: the key is not the pinned one, or its signature does not hold
+        :raises RefusedError: the run has spent its key operations
         """
         message = pae(PAYLOAD_TYPE, self.statement())
-        if self._has(_SIGNATURE):
+        if self.signed:
             verify_signature(self._public_key(), self.signature(), message)
             return 0
-        signer = CountingSigner(self._workspace.signer())
+        signer = self._workspace.signer()
         if signer.warning:
             _log.warning(signer.warning)
         pinned = fingerprint(self._public_key())
@@ -126,7 +132,7 @@ class Ceremony:
 
     def signature(self) -> bytes:
         """The signature kept."""
-        if not self._has(_SIGNATURE):
+        if not self.signed:
             raise RefusedError(f"nothing is signed in {self.folder}: sign comes first")
         found = self._read(_SIGNATURE)
         return base64.b64decode(found["sig"], validate=True)

@@ -72,10 +72,11 @@ def groups_of(workspace: Workspace, places: Iterable[Place]) -> list[list[str]]:
 def sign_images(workspace: Workspace, seal: Published) -> dict[str, Any]:
     """Make the statements about a published seal's images, those that are not made yet."""
     operations = 0
-    statements = []
-    for number, digests in enumerate(groups_of(workspace, places_of(workspace, seal)), start=1):
-        ceremony = Ceremony(workspace, f"{seal_folder(seal.sequence)}/images/{number:04}")
-        statements.append(ceremony.folder)
+    groups = groups_of(workspace, places_of(workspace, seal))
+    folder = f"{seal_folder(seal.sequence)}/images"
+    ceremonies = [Ceremony(workspace, f"{folder}/{at:04}") for at in range(1, len(groups) + 1)]
+    workspace.budget.require(sum(not ceremony.signed for ceremony in ceremonies))
+    for ceremony, digests in zip(ceremonies, groups, strict=True):
         if ceremony.finished:
             continue
         finished = ceremony.run(_statement(workspace, seal, digests))
@@ -83,7 +84,7 @@ def sign_images(workspace: Workspace, seal: Published) -> dict[str, Any]:
         workspace.note(
             "image-statement.signed", {"folder": ceremony.folder, "bundle": finished.digest}
         )
-    return {"image_statements": len(statements), "key_operations": operations}
+    return {"image_statements": len(groups), "key_operations": operations}
 
 
 def _statement(workspace: Workspace, seal: Published, digests: Sequence[str]) -> bytes:

@@ -47,4 +47,5 @@ class LongsealHook(BaseHook):
             raise SettingsError(
                 setting, f"the Airflow connection {conn_id!r} needs a login and a password"
             )
-        return Login(connection.login, connection.password)
+        token = connection.extra_dejson.get("aws_session_token")
+        return Login(connection.login, connection.password, token)

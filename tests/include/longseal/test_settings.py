@@ -257,6 +257,32 @@ def test_a_key_in_a_cloud_is_read(read: Callable[[str], Settings]) -> None:
         small("{kind: file, path: org.key}", "{kind: aws-kms, key_id: alias/org, region: eu}")
     )
     assert found.signer == KmsSignerSettings(key_id="alias/org", region="eu")
+    role = "arn:aws:iam::111122223333:role/seals/sealer"
+    found = read(
+        small(
+            "{kind: file, path: org.key}",
+            f"{{kind: aws-kms, key_id: x, role_arn: '{role}', external_id: e-7, "
+            "max_operations: 5}",
+        )
+    )
+    assert found.signer == KmsSignerSettings(
+        key_id="x", role_arn=role, external_id="e-7", max_operations=5
+    )
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "kind: aws-kms, key_id: x, role_arn: sealer",
+        "kind: aws-kms, key_id: x, external_id: e-7",
+        "kind: aws-kms, key_id: x, session_name: october",
+        "kind: file, path: org.key, max_operations: 0",
+    ],
+)
+def test_a_signer_that_cannot_be_meant_is_refused(
+    wrong: str, refusal: Callable[[str], str]
+) -> None:
+    assert ": signer" in refusal(small("kind: file, path: org.key", wrong))
 
 
 def test_settings_travel_to_other_processes_and_can_be_compared(

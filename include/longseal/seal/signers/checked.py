@@ -1,19 +1,51 @@
-"""What stands between any signer and what is published: count, check, pin."""
+"""What stands between any signer and what is published: budget, count, check, pin."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from longseal.errors import SignerError, VerificationError
+from longseal.errors import RefusedError, SignerError, VerificationError
 from longseal.seal.keys import fingerprint, supported, verify_signature
 from longseal.seal.signers.interface import PublicKey, Signer
 
 
 @dataclass(slots=True)
+class Budget:
+    """The key operations that one run may take: whatever goes round in circles ends here."""
+
+    limit: int
+    taken: int = 0
+
+    def require(self, operations: int) -> None:
+        """Refuse ``operations`` more where they are too many; none is taken yet.
+
+        :raises RefusedError: with the setting that allows more
+        """
+        total = self.taken + operations
+        if total > self.limit:
+            raise RefusedError(
+                f"signer.max_operations: {self.limit} key operations are allowed in a run, and "
+                f"this one needs {total}; nothing more is signed. Find out why, or raise it"
+            )
+
+    def take(self) -> None:
+        """Take one.
+
+        :raises RefusedError: none is left
+        """
+        self.require(1)
+        self.taken += 1
+
+
+@dataclass(slots=True)
 class CountingSigner:
-    """A signer that counts its key operations, also those that fail: a ledger needs them all."""
+    """A signer that counts its key operations, also those that fail: a ledger needs them all.
+
+    :param budget: what all signers of a run share; None where nothing limits them
+    """
 
     signer: Signer
+    budget: Budget | None = None
     operations: int = 0
 
     @property
@@ -25,6 +57,8 @@ class CountingSigner:
         return self.signer.warning
 
     def sign(self, message: bytes) -> bytes:
+        if self.budget:
+            self.budget.take()
         self.operations += 1
         return self.signer.sign(message)
 
@@ -35,6 +69,7 @@ def sign_checked(signer: Signer, message: bytes, pinned: str) -> bytes:
     :param pinned: fingerprint of the key that must sign
     :raises SignerError: the signer holds another key (nothing is signed), or its signature does
         not hold
+    :raises RefusedError: the run's budget is spent; nothing is signed
     :raises RetryableError: the token or service did not answer
     """
     key = supported(signer.public_key, "the signer's key")
@@ -46,6 +81,6 @@ def sign_checked(signer: Signer, message: bytes, pinned: str) -> bytes:
     except VerificationError as err:
         raise SignerError(
             f"the signer returned a signature that its own public key {fingerprint(key)} refuses: "
-            "private and public object of the token are not one pair, or the mechanism is another"
+            "private and public half are not one pair, or the mechanism is another"
         ) from err
     return signature

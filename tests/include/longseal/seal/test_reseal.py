@@ -1,6 +1,7 @@
 """The steps of a seal: what they sign, what they refuse to sign, and what a crash leaves."""
 
 import json
+import os
 import shutil
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, text
+from tests.doubles.kms import KmsDouble
 from tests.installation import Installation, seal
 
 from longseal import harvest
@@ -31,6 +33,7 @@ from longseal.seal.period import Period
 from longseal.seal.published import published, read_lines
 from longseal.seal.reseal import Reseal
 from longseal.seal.signers.file import FileSigner
+from longseal.settings import load
 from longseal.verify.report import State
 from longseal.workspace import Workspace
 
@@ -270,6 +273,41 @@ def test_one_operation_makes_the_statement_of_all_images_and_it_hangs_on_each(
     assert sign_images(harvested.workspace(), sealed)["key_operations"] == 0
     assert attach_images(harvested.workspace(), sealed)["attached"] == 0
     assert harvested.files() == before
+
+
+def test_a_run_beyond_its_budget_stops_before_it_signs_and_a_larger_one_goes_on(
+    harvested: Installation,
+) -> None:
+    key = {"kind": "file", "path": "org.pem"}
+    harvested.write(signer={**key, "max_operations": 1})
+    workspace = harvested.workspace()
+    sealed = seal(workspace, "r-one").sealed
+    assert sealed is not None
+    with pytest.raises(RefusedError, match=r"signer\.max_operations: 1 .* needs 2"):
+        sign_images(workspace, sealed)
+    assert harvested.key_operations() == 1
+    assert not (harvested.folder / "archive/seals/000001/images").exists()
+    assert sign_images(harvested.workspace(), sealed)["key_operations"] == 1
+
+
+def test_a_seal_is_signed_by_a_key_in_kms(
+    harvested: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KMS_KEY", "AKIATEST")
+    monkeypatch.setenv("KMS_SECRET", "5ecre7")
+    with KmsDouble() as kms:
+        key = kms.create("org")
+        login = {"access_key_env": "KMS_KEY", "secret_key_env": "KMS_SECRET"}
+        harvested.write(signer={"kind": "aws-kms", "key_id": key.arn, "endpoint": kms.url, **login})
+        workspace = Workspace(load(harvested.config, {}), environ=os.environ)
+        kms.denied.add("Sign")
+        with pytest.raises(SettingsError, match="allow kms:Sign"):
+            seal(workspace, "r-one")
+        kms.denied.clear()
+        seal(workspace, "r-one")
+    assert kms.signatures == 1
+    # The one that was denied stands in the ledger too.
+    assert harvested.key_operations() == 2
 
 
 def test_own_statements_are_no_evidence_for_the_next_harvest(harvested: Installation) -> None:

@@ -22,6 +22,15 @@ def test_a_login_comes_from_the_connection_and_is_masked(monkeypatch: pytest.Mon
     assert "staple" not in repr(login)
 
 
+def test_temporary_aws_keys_come_with_their_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    extra = json.dumps({"aws_session_token": "a-token-of-bees"})
+    connect(monkeypatch, conn_type="aws", login="ASIATEST", password="battery", extra=extra)
+    login = LongsealHook().login("here", "signer.conn_id")
+    assert (login.username, login.session_token) == ("ASIATEST", "a-token-of-bees")
+    assert "bees" not in repr(login)
+    assert redact("with a-token-of-bees inside") == "with *** inside"
+
+
 def test_a_connection_that_is_not_there_is_named_with_its_setting() -> None:
     with pytest.raises(SettingsError, match=r"^registries\[0\]\.conn_id: there is no Airflow conn"):
         LongsealHook().login("nowhere", "registries[0].conn_id")

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from longseal.errors import RetryableError, SignerError
+from longseal.errors import RefusedError, RetryableError, SignerError
 from longseal.seal.keys import fingerprint, verify_signature
-from longseal.seal.signers.checked import CountingSigner, sign_checked
+from longseal.seal.signers.checked import Budget, CountingSigner, sign_checked
 from longseal.seal.signers.file import FileSigner
 
 
@@ -58,3 +58,25 @@ def test_an_operation_that_failed_is_counted(signer: FileSigner) -> None:
     with pytest.raises(RetryableError):
         sign_checked(counting, b"m", fingerprint(signer.public_key))
     assert counting.operations == 1
+
+
+def test_signers_that_share_a_budget_stop_before_the_operation_too_many(
+    signer: FileSigner,
+) -> None:
+    budget = Budget(2)
+    first, second = CountingSigner(signer, budget), CountingSigner(Silent(signer), budget)
+    first.sign(b"m")
+    with pytest.raises(RetryableError):
+        second.sign(b"m")
+    for spent in (first, second):
+        with pytest.raises(RefusedError, match=r"^signer\.max_operations: 2 .* needs 3"):
+            spent.sign(b"m")
+    assert (first.operations, second.operations, budget.taken) == (1, 1, 2)
+
+
+def test_more_operations_than_are_left_are_refused_before_the_first() -> None:
+    budget = Budget(3, taken=1)
+    budget.require(2)
+    with pytest.raises(RefusedError, match="needs 4"):
+        budget.require(3)
+    assert budget.taken == 1
