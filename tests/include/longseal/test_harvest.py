@@ -1,3 +1,4 @@
+import contextlib
 import io
 import json
 import multiprocessing
@@ -5,6 +6,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -23,6 +26,7 @@ from tests.processes import run_together
 import longseal.harvest
 from longseal.archive.leaf import Leaf
 from longseal.archive.pack import MAX_PACK_BYTES, load_pack, pack_key
+from longseal.archive.records import newest_records
 from longseal.canonical import MAX_JSON_BYTES, digest_of, parse_object
 from longseal.catalog.models import Seal
 from longseal.errors import RetryableError, SettingsError
@@ -846,19 +850,115 @@ def test_a_harvest_killed_at_any_seam_is_finished_by_the_next(
     assert crowd.harvest(hours=2).packs == []
 
 
-def test_a_harvest_killed_again_and_again_ends_like_one_that_was_not(
-    crowd: Place, undisturbed: Undisturbed
+KILLED = 10
+
+_COMMAND = """
+import sys
+import longseal.harvest
+from longseal.cli import main
+longseal.harvest._CHUNK_MEMBERS = 4
+sys.exit(main(["harvest", "--json", "--config", sys.argv[1]]))
+"""
+
+
+def start_command(place: Place) -> subprocess.Popen[bytes]:
+    """``longseal harvest`` as a process group of its own, as a scheduler starts a task."""
+    config = place.folder / "longseal.yaml"
+    config.write_text(yaml.safe_dump(place.content))
+    (place.folder / "tsa.pem").touch()
+    argv = [sys.executable, "-c", _COMMAND, str(config)]
+    return subprocess.Popen(argv, stdout=subprocess.DEVNULL, start_new_session=True)
+
+
+def stored(place: Place) -> set[tuple[str, str, str]]:
+    """All that packs hold, with nothing that depends on when it was found or how it was packed.
+
+    Packs, their indexes and the catalog must agree, with nothing left over in any of them.
+    """
+    workspace = place.open()
+    packs = workspace.catalog.packs()
+    names = {path.name for path in (place.folder / "archive/packs/sha256").glob("[!.]*")}
+    assert names == {f"{one[7:]}.{kind}" for one in packs for kind in ("zip", "parquet")}
+    found = []
+    for digest in packs:
+        items = load_pack(workspace.archive, digest)
+        rows = {row.leaf for row in workspace.catalog.evidence(pack=digest)}
+        assert rows == {item.leaf.line().decode() for item in items}
+        for item in items:
+            leaf = json.loads(item.leaf.line())
+            if leaf["timeSource"] == "collection":
+                del leaf["signedAt"]
+            del leaf["collectedAt"]
+            what = (json.dumps(leaf), digest_of(item.manifest), digest_of(item.payload))
+            found.append(what)
+    assert len(found) == len(set(found)) == len(workspace.catalog.evidence())
+    return set(found)
+
+
+def searched(place: Place) -> set[str]:
+    """The completeness records that a seal would take, without their times; by the catalog too."""
+    workspace = place.open()
+    images = workspace.catalog.images()
+    places = [(row.source, row.repository, row.digest) for row in images]
+    newest = {record.line for record in newest_records(workspace.archive, places).values()}
+    assert newest == {row.record.encode() for row in images}
+    return {json.dumps(json.loads(line) | {"checkedAt": ""}) for line in newest}
+
+
+@pytest.fixture(scope="session")
+def finished(
+    undisturbed: Undisturbed, tmp_path_factory: pytest.TempPathFactory, sigstore: SigstoreDouble
+) -> tuple[Place, float]:
+    """A command that was left alone, and how long it took."""
+    place = copy_of(undisturbed, tmp_path_factory.mktemp("finished"), sigstore)
+    began = time.monotonic()
+    assert start_command(place).wait() == 1, "rejected attestations are findings"
+    return place, time.monotonic() - began
+
+
+def copy_of(undisturbed: Undisturbed, folder: Path, sigstore: SigstoreDouble) -> Place:
+    signer = {"identity": IDENTITY, "issuer": ISSUER}
+    place = make_place(folder / "place", sigstore.trusted_root(), signer)
+    shutil.copytree(undisturbed.layouts, place.layouts, dirs_exist_ok=True)
+    return place
+
+
+@pytest.mark.parametrize("number", range(KILLED))
+def test_a_command_killed_at_a_random_moment_and_run_again_ends_like_one_that_was_not(
+    number: int, place: Place, undisturbed: Undisturbed, finished: tuple[Place, float]
 ) -> None:
-    moments = random.Random()
-    for hours in range(8):
-        process = start_harvest(crowd, hours)
-        process.join(moments.uniform(0.1, 1) * undisturbed.seconds)
-        process.kill()
-        process.join()
-    workspace = crowd.open(hours=9)
-    harvest_all(workspace)
-    assert evidence(workspace) == undisturbed.evidence
-    assert_safe(workspace)
+    shutil.copytree(undisturbed.layouts, place.layouts, dirs_exist_ok=True)
+    undisturbed_place, seconds = finished
+    moment = (number + random.Random(number).random()) / KILLED
+    process = start_command(place)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(moment * seconds)
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    place.harvest(hours=1)
+    assert stored(place) == stored(undisturbed_place)
+    assert searched(place) == searched(undisturbed_place)
+    assert evidence(place.open()) == undisturbed.evidence
+    assert place.harvest(hours=2).packs == []
+
+
+def test_a_command_killed_again_and_again_ends_like_one_that_was_not(
+    place: Place, undisturbed: Undisturbed, finished: tuple[Place, float]
+) -> None:
+    shutil.copytree(undisturbed.layouts, place.layouts, dirs_exist_ok=True)
+    undisturbed_place, seconds = finished
+    moments = random.Random(KILLED)
+    for _ in range(KILLED // 2):
+        process = start_command(place)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(moments.uniform(0.4, 1) * seconds)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    place.harvest(hours=1)
+    assert stored(place) == stored(undisturbed_place)
+    assert searched(place) == searched(undisturbed_place)
 
 
 def test_a_pack_that_was_claimed_and_written_is_taken_up_and_not_harvested_again(
