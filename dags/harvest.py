@@ -13,7 +13,9 @@ not answer is reported as *unknown*, never as *unsigned*. The counts stand in th
 `summarise`; the asset `longseal://evidence` carries them.
 
 Where `log_watch` names a log of one's own, `watch` reads what is new in it and reports signatures
-of the policy's identities that no registry has shown; otherwise it is skipped.
+of the policy's identities that no registry has shown. Where `complete_proofs` names a log,
+`complete_proofs` asks it for the inclusion proofs of signatures that have only its promise. Both are
+skipped otherwise.
 """
 
 from datetime import UTC, datetime
@@ -26,6 +28,7 @@ from longseal_airflow.defaults import DEFAULT_ARGS
 from longseal_airflow.operators.audit import LongsealLogWatchOperator
 from longseal_airflow.operators.harvest import (
     SILENT,
+    LongsealCompleteProofsOperator,
     LongsealHarvestOperator,
     LongsealPlanHarvestOperator,
     LongsealSummariseHarvestOperator,
@@ -55,7 +58,12 @@ with DAG(
             "{{ task.batch.registry }}: {{ task.batch.repositories | join(', ') | truncate(80) }}"
         ),
     ).expand(batch=plan.output)
-    harvest >> LongsealLogWatchOperator(task_id="watch", trigger_rule=TriggerRule.NONE_FAILED)
+    harvest >> [
+        LongsealCompleteProofsOperator(
+            task_id="complete_proofs", trigger_rule=TriggerRule.NONE_FAILED
+        ),
+        LongsealLogWatchOperator(task_id="watch", trigger_rule=TriggerRule.NONE_FAILED),
+    ]
     LongsealSummariseHarvestOperator(
         task_id="summarise",
         harvested=harvest.output,

@@ -171,6 +171,7 @@ def _workspace(arguments: argparse.Namespace) -> Workspace:
 
 def _harvest(arguments: argparse.Namespace) -> int:
     from longseal import judgement
+    from longseal.completion import complete
     from longseal.harvest import Harvested, harvest, plan
 
     workspace = _workspace(arguments)
@@ -184,7 +185,10 @@ def _harvest(arguments: argparse.Namespace) -> int:
         result.add(harvest(workspace, batch))
     if arguments.source is not None:
         result.add(_taken_in(workspace, arguments))
+    completed = complete(workspace)
     document = {**result.to_json(), "trust": trusted, "judged_again": judged.counts}
+    if completed is not None:
+        document["proofs"] = completed.to_json()
     totals = {name: value for name, value in document.items() if name not in ("images", "packs")}
     _show(arguments, "Harvest", {**totals, "images": len(result.images)}, document)
     return FINDINGS if result.findings or trusted["failed"] or trusted["ending"] else DONE

@@ -47,6 +47,7 @@ from longseal.registry.model import subject_in_tag
 from longseal.seal.tree import leaf_hash
 from longseal.settings import EVERYTHING
 from longseal.verify.engine import Judgement, Outcome
+from longseal.verify.formats import may_lack_proof
 from longseal.verify.policy import Reason
 from longseal.verify.pool import Case, Judging, VerifierPool
 from longseal.workspace import Workspace
@@ -636,6 +637,7 @@ class Collector:
             ],
             [
                 catalog_row(item.leaf, pack.digest)
+                | {"proof_tries": 0 if may_lack_proof(item.payload, item.manifest) else None}
                 for *_, pack, members in packs
                 for item in members
             ],

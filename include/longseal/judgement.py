@@ -9,7 +9,7 @@ judged last, so a second run has nothing to do, and a killed one goes on where i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
@@ -230,7 +230,7 @@ def _apply(workspace: Workspace, packs: Sequence[str], wanted: Callable[[Row], b
         found.judged += part.count
         found.missing += part.missing
         found.changes += part.changes
-        found.packs += _store(workspace, part)
+        found.packs += supersede(workspace, part.changes, part.evidence)
         workspace.catalog.mark_judged([row.id for row in part.rows], now)
         held = {row.id: row.leaf for row in part.same if _is_suspect(row)}
         verdicts = {row: Leaf.parse(line.encode()).verdict for row, line in held.items()}
@@ -327,10 +327,16 @@ def _judged_otherwise(now: str) -> Callable[[Row], bool]:
     return lambda row: row.judged != now
 
 
-def _store(workspace: Workspace, judged: _Judged) -> list[str]:
-    """Pack the new leaves with their evidence, and move the catalog's rows to them."""
+def supersede(
+    workspace: Workspace, changes: Iterable[Change], evidence: Mapping[int, Evidence]
+) -> list[str]:
+    """Pack the new leaves with their evidence, and move the catalog's rows to them.
+
+    :param evidence: by row; its leaf may be the one before
+    :returns: the new packs
+    """
     groups: dict[tuple[str, datetime], list[Change]] = {}
-    for change in judged.changes:
+    for change in changes:
         kept = evidence_class(workspace.settings.retention, change.after)
         key = (kept.name, retain_until(kept.keep, change.after))
         groups.setdefault(key, []).append(change)
@@ -342,7 +348,7 @@ def _store(workspace: Workspace, judged: _Judged) -> list[str]:
     stored = []
     for (name, promised), members in sorted(groups.items()):
         until = max(promised, first)
-        pack = write_pack(replace(judged.evidence[one.row], leaf=one.after) for one in members)
+        pack = write_pack(replace(evidence[one.row], leaf=one.after) for one in members)
         workspace.catalog.claim_pack(_pack_row(pack, name, until, now))
         store_pack(workspace.archive, pack, until)
         workspace.catalog.supersede(

@@ -286,6 +286,7 @@ class Settings:
     :param trust: where the Sigstore trusted root that attestations are verified against is from:
         a file, or a TUF repository
     :param pinned_key: fingerprint that the organisation's key must have, ``sha256:<hex>``
+    :param complete_proofs: URL of the Rekor v1 log that is asked for proofs; None for none
     :param harvest_workers: processes that verify; None for one a core
     :param lines: line of each setting by its dotted name, for :meth:`where`
     """
@@ -303,6 +304,7 @@ class Settings:
     pinned_key: str | None = None
     rekor: RekorSettings | None = None
     log_watch: LogWatchSettings | None = None
+    complete_proofs: str | None = None
     image_statement_days: int = 400
     harvest_workers: int | None = None
     retention: RetentionSettings = RetentionSettings()
@@ -685,6 +687,9 @@ def _build(document: _Document) -> Settings:
         timestamp_quorum=quorum,
         pinned_key=value.get("keys", {}).get("pinned"),
         rekor=_rekor(value["rekor"], folder) if "rekor" in value else None,
+        complete_proofs=value["complete_proofs"]["url"].rstrip("/")
+        if "complete_proofs" in value
+        else None,
         log_watch=_log_watch(value["log_watch"], folder) if "log_watch" in value else None,
         image_statement_days=value.get("image_statement_days", 400),
         harvest_workers=value.get("harvest", {}).get("workers"),

@@ -40,7 +40,7 @@ from longseal.catalog.models import (
 )
 from longseal.errors import RetryableError, SettingsError, VerificationError
 
-HEAD: Final = "0003"
+HEAD: Final = "0004"
 """The newest migration; a catalog at it is opened without loading Alembic."""
 
 _BATCH = 500
@@ -294,6 +294,33 @@ class Catalog:
                     update(Evidence)
                     .where(Evidence.id == row, Evidence.leaf_hash == before)
                     .values(**columns, seal=None)
+                )
+
+    def unproven(self, tries: int, limit: int) -> list[Evidence]:
+        """Verified evidence that may lack a log's inclusion proof, by pack.
+
+        :param tries: only what the log was asked for less often
+        :param limit: most pieces; those asked for least come first
+        """
+        query = (
+            select(Evidence)
+            .join(Pack, Pack.digest == Evidence.pack)
+            .where(
+                Evidence.proof_tries < tries,
+                Evidence.verdict == "verified",
+                Pack.state == "stored",
+            )
+            .order_by(Evidence.proof_tries, Evidence.pack, Evidence.id)
+            .limit(limit)
+        )
+        return sorted(self._all(query), key=lambda row: (row.pack, row.id))
+
+    def note_proofs(self, tries: Mapping[int, int | None]) -> None:
+        """By row, how often the log was asked for a proof; None where nothing is left to ask."""
+        with self.session() as session:
+            for row, count in tries.items():
+                session.execute(
+                    update(Evidence).where(Evidence.id == row).values(proof_tries=count)
                 )
 
     def restore(self, verdicts: Mapping[int, str]) -> None:

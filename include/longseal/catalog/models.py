@@ -103,6 +103,8 @@ class Evidence(Base):
     """digest of the deletion statement under which the registry's copy went"""
     judged: Mapped[str | None] = mapped_column(String(64), index=True)
     """under what it was judged last, as :func:`longseal.harvest.regime` names it"""
+    proof_tries: Mapped[int | None] = mapped_column(index=True)
+    """of what may lack a log's inclusion proof, how often the log was asked; None for all else"""
 
     @property
     def in_index(self) -> bool:

@@ -7,6 +7,7 @@ of it: the payload's bytes as found, and the bytes of the manifest that carried 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,6 +21,9 @@ from longseal.verify.statement import PAYLOAD_TYPE
 
 INTAKE: Final = "application/vnd.longseal.intake.v1+json"
 """Media type of what stands for a manifest where evidence was not found attached to an image."""
+
+
+_PROVEN = re.compile(rb'"inclusionProof"\s*:\s*\{')
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,3 +112,13 @@ def _pep_740(attestation: dict[str, Any]) -> bytes:
         },
     }
     return json.dumps(bundle).encode()
+
+
+def may_lack_proof(payload: bytes, manifest: bytes) -> bool:
+    """Whether evidence may have a log's promise without its inclusion proof.
+
+    A glance, to know where it is worth a look: nothing is parsed.
+    """
+    if b'"inclusionPromise"' in payload:
+        return _PROVEN.search(payload) is None
+    return legacy.BUNDLE.encode() in manifest

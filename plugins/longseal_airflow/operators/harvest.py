@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk.exceptions import AirflowSkipException
+
+from longseal.completion import complete
 from longseal.harvest import Batch, Harvested, Tally, harvest, plan
 from longseal.intake import intake
 from longseal.workspace import Workspace
@@ -167,3 +170,26 @@ class LongsealSummariseHarvestOperator(LongsealOperator):
             "judged_again": judged["counts"],
             "ending": judged["ending"],
         }
+
+
+class LongsealCompleteProofsOperator(LongsealOperator):
+    """Ask a log for the inclusion proofs of signatures that have only its promise.
+
+    Skipped where the settings name no log. What the log gives is verified and archived beside the
+    bytes found; what it does not give, and a log that does not answer, fail no run: the next one
+    asks again, ten times at most for one proof.
+
+    Returns counts: ``completed``, ``failed`` and ``packs``; and ``silent``, what the log said when
+    it stopped answering.
+    """
+
+    def act(self, workspace: Workspace, context: Context) -> dict[str, Any]:
+        """Complete."""
+        found = complete(workspace)
+        if found is None:
+            raise AirflowSkipException("the settings name no log of proofs (complete_proofs)")
+        if found.silent is not None:
+            self.log.warning("The log stopped answering: %s", found.silent)
+        self.log_table("No proof yet", [f"{name}: {why}" for name, why in found.failed.items()])
+        counts = {"completed": found.completed, "failed": len(found.failed)}
+        return {**counts, "packs": len(found.packs), "silent": found.silent}

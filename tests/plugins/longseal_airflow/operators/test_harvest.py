@@ -2,7 +2,7 @@ import shutil
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from tests.doubles.registry import RegistryDouble
 from tests.installation import Installation
 from tests.plugins.conftest import Take, Taken
@@ -10,6 +10,7 @@ from tests.plugins.conftest import Take, Taken
 from longseal_airflow.assets import EVIDENCE
 from longseal_airflow.operators.harvest import (
     SILENT,
+    LongsealCompleteProofsOperator,
     LongsealHarvestOperator,
     LongsealIntakeOperator,
     LongsealPlanHarvestOperator,
@@ -172,3 +173,14 @@ def test_nothing_secret_is_shown_of_a_registry_that_refuses_the_login(
         assert registry.requests
     assert "main" in taken.pushed[SILENT]
     assert "correct-horse" not in f"{result}{taken.pushed}{capsys.readouterr()}"
+
+
+def test_where_no_log_of_proofs_is_named_the_task_is_skipped(take: Take) -> None:
+    with pytest.raises(AirflowSkipException, match="complete_proofs"):
+        take(LongsealCompleteProofsOperator)
+
+
+def test_proofs_are_asked_for_and_counted(take: Take, installation: Installation) -> None:
+    installation.write(complete_proofs={"url": "http://127.0.0.1:1"})
+    counts = {"completed": 0, "failed": 0, "packs": 0, "silent": None}
+    assert take(LongsealCompleteProofsOperator) == counts
