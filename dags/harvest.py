@@ -14,8 +14,8 @@ not answer is reported as *unknown*, never as *unsigned*. The counts stand in th
 
 Where `log_watch` names a log of one's own, `watch` reads what is new in it and reports signatures
 of the policy's identities that no registry has shown. Where `complete_proofs` names a log,
-`complete_proofs` asks it for the inclusion proofs of signatures that have only its promise. Both are
-skipped otherwise.
+`complete_proofs` asks it for the inclusion proofs of signatures that have only its promise.
+Otherwise they are skipped.
 """
 
 from datetime import UTC, datetime
