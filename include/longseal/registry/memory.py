@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from threading import Lock
 from typing import TYPE_CHECKING, Final
 
 from longseal.errors import RegistryError
@@ -35,6 +36,7 @@ class Memory:
         self._structures: dict[str, dict[str, Structure]] = {name: {} for name in repositories}
         self._absent: set[tuple[str, str]] = set()
         self._new: dict[tuple[str, str], str] = {}
+        self._lock = Lock()
         for repository, key, value, noted_at in catalog.remembered(registry.name, repositories):
             if value != _ABSENT:
                 self._structures[repository][key] = Structure.load(value)
@@ -76,11 +78,12 @@ class Memory:
 
     def note_no_referrers_api(self, repository: str) -> None:
         """It was asked for, and is not there."""
-        self._new[repository, _REFERRERS_API] = _ABSENT
+        self._note(repository, _REFERRERS_API, _ABSENT)
 
     def save(self) -> None:
         """Write what is new into the catalog."""
-        new, self._new = self._new, {}
+        with self._lock:
+            new, self._new = self._new, {}
         self._catalog.remember(
             [
                 {
@@ -106,7 +109,7 @@ class Memory:
             return False
         manifest = self._registry.manifest(repository, digest)
         if manifest is None:
-            self._new[repository, digest] = _ABSENT
+            self._note(repository, digest, _ABSENT)
             return False
         self._learn(repository, digest, Structure.of(manifest))
         return True
@@ -120,4 +123,8 @@ class Memory:
 
     def _learn(self, repository: str, digest: str, structure: Structure) -> None:
         self._structures[repository][digest] = structure
-        self._new[repository, digest] = structure.dump()
+        self._note(repository, digest, structure.dump())
+
+    def _note(self, repository: str, key: str, value: str) -> None:
+        with self._lock:
+            self._new[repository, key] = value
