@@ -24,7 +24,7 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, CronTriggerTimetable, TriggerRule
 
 from longseal_airflow.assets import EVIDENCE
-from longseal_airflow.defaults import DEFAULT_ARGS
+from longseal_airflow.defaults import DEFAULT_ARGS, HARVEST_POOL
 from longseal_airflow.operators.audit import LongsealLogWatchOperator
 from longseal_airflow.operators.harvest import (
     SILENT,
@@ -47,12 +47,13 @@ with DAG(
 ):
     trust = LongsealTrustOperator(task_id="trust")
     judge = LongsealJudgeOperator(task_id="judge", trigger_rule=TriggerRule.ALL_DONE)
-    plan = LongsealPlanHarvestOperator(task_id="plan")
+    plan = LongsealPlanHarvestOperator(task_id="plan", pool=HARVEST_POOL)
     trust >> judge >> plan
     # Without newer trust material the harvest goes on under what is in force; the run fails.
     trust >> EmptyOperator(task_id="trusted")
     harvest = LongsealHarvestOperator.partial(
         task_id="harvest",
+        pool=HARVEST_POOL,
         max_active_tis_per_dagrun=4,
         map_index_template=(
             "{{ task.batch.registry }}: {{ task.batch.repositories | join(', ') | truncate(80) }}"

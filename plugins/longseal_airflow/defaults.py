@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from typing import Any, Final
 
@@ -12,3 +13,6 @@ DEFAULT_ARGS: Final[dict[str, Any]] = {
     "retry_exponential_backoff": 2.0,
     "max_retry_delay": timedelta(hours=1),
 }
+
+HARVEST_POOL: Final = os.environ.get("LONGSEAL_HARVEST_POOL", "default_pool")
+"""The Airflow pool of the tasks that ask registries: its slots bound how many do at once."""

@@ -50,6 +50,16 @@ def test_tasks_back_off_before_they_are_tried_again(dags: dict[str, DAG], name: 
         assert task.max_retry_delay == timedelta(hours=1)
 
 
+def test_the_tasks_that_ask_registries_run_in_the_pool_that_the_environment_names(
+    dags: dict[str, DAG], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert {task.pool for task in dags["harvest"].tasks} == {"default_pool"}
+    monkeypatch.setattr("longseal_airflow.defaults.HARVEST_POOL", "registries")
+    harvest = DagBag(dags["harvest"].fileloc).dags["longseal_harvest"]
+    pools = {task.task_id: task.pool for task in harvest.tasks}
+    assert {name for name, pool in pools.items() if pool == "registries"} == {"plan", "harvest"}
+
+
 @pytest.mark.parametrize(
     ("name", "timetable", "expression"),
     [

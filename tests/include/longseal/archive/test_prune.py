@@ -4,11 +4,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
 from tests.installation import Installation
 from tests.retired import REPOSITORY, retire
 
 from longseal.archive import prune
+from longseal.catalog.models import Evidence
 from longseal.errors import RefusedError, VerificationError
 from longseal.settings import load
 from longseal.verify.target import Given, verify
@@ -69,6 +71,13 @@ def test_a_plan_made_twice_is_signed_once(retired: tuple[Installation, str]) -> 
 
 def test_nothing_young_is_planned(harvested: Installation) -> None:
     assert prune.plan(harvested.workspace()) is None
+
+
+def test_what_an_index_lists_is_not_planned(retired: tuple[Installation, str]) -> None:
+    workspace = retired[0].workspace()
+    with workspace.catalog.session() as session:
+        session.execute(update(Evidence).values(verdict="ignored", reason="in-index: unsigned"))
+    assert prune.plan(workspace) is None
 
 
 def test_a_document_that_nobody_signed_is_no_plan(retired: tuple[Installation, str]) -> None:
