@@ -37,7 +37,7 @@ def identity_of(certificate: x509.Certificate) -> str:
 def issuer_of(certificate: x509.Certificate) -> str:
     """The OIDC issuer that vouched for the name.
 
-    :raises UnsupportedError: the certificate names none
+    Certificates of GitHub's releases name none: then the authority that issued them (RFC 4514).
     """
     for oid, read in ((_ISSUER_V2, _der_text), (_ISSUER_V1, bytes.decode)):
         try:
@@ -46,7 +46,7 @@ def issuer_of(certificate: x509.Certificate) -> str:
             continue
         assert isinstance(extension, x509.UnrecognizedExtension)
         return read(extension.value)
-    raise UnsupportedError("the certificate names no OIDC issuer")
+    return certificate.issuer.rfc4514_string()
 
 
 def _der_text(value: bytes) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Final
 from longseal.canonical import digest_of, parse_object
 from longseal.errors import MalformedError
 from longseal.patterns import matches_any
+from longseal.verify.keys import load_key
 
 MAX_CERTIFICATE: Final = timedelta(minutes=10)
 """How long a keyless certificate may live where no rule says else."""
@@ -24,6 +25,9 @@ MAX_REASON: Final = 1_000
 
 MAX_IDENTITY: Final = 2_048
 """Longest identity or issuer that a pattern is tried on, in characters."""
+
+MAX_KEYS: Final = 64
+"""Most keys that a policy names: each may have to be tried on a signature."""
 
 _UNSAFE = re.compile(r"[^ -~]")
 
@@ -73,6 +77,8 @@ class Identity:
 
     def accepts(self, claim: Claim) -> bool:
         """Whether the certificate behind ``claim`` is this signer's."""
+        if claim.issuer is None or claim.identity is None:
+            return False
         return self.issuer.accepts(claim.issuer) and self.identity.accepts(claim.identity)
 
     def __str__(self) -> str:
@@ -81,26 +87,53 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Who may attest these predicates in these repositories, and with how long a certificate."""
+    """Who may attest these predicates in these repositories, and with how long a certificate.
+
+    :param keys: keys that may, without any certificate: in DER (SubjectPublicKeyInfo)
+    """
 
     repositories: tuple[str, ...]
     predicates: tuple[str, ...]
     identities: tuple[Identity, ...]
     max_certificate: timedelta
+    keys: tuple[bytes, ...] = ()
+
+    @property
+    def signers(self) -> list[str]:
+        """Who may attest, for a message."""
+        return [str(known) for known in self.identities] + [
+            f"the key {digest_of(key)}" for key in self.keys
+        ]
+
+    def trusts(self, claim: Claim) -> bool:
+        """Whether the signer behind ``claim`` is one of the rule's."""
+        if claim.key is not None:
+            return any(digest_of(key) == claim.key for key in self.keys)
+        return any(known.accepts(claim) for known in self.identities)
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a verified certificate and statement say, before anybody decides whether they may.
+    """What a verified signature and statement say, before anybody decides whether they may.
 
     :param lifetime: between the certificate's two dates
+    :param key: fingerprint of the key that signed without a certificate; then there is no identity,
+        issuer and lifetime
     """
 
     repository: str
     predicate_type: str
-    identity: str
-    issuer: str
-    lifetime: timedelta
+    identity: str | None
+    issuer: str | None
+    lifetime: timedelta | None
+    key: str | None = None
+
+    @property
+    def signer(self) -> str:
+        """Who signed, for a message."""
+        if self.key is not None:
+            return f"the key {self.key}"
+        return f"{str(self.identity)[:200]} of {str(self.issuer)[:200]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +142,11 @@ class Policy:
 
     digest: str
     rules: tuple[Rule, ...]
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """Every key that some rule names."""
+        return tuple(dict.fromkeys(key for rule in self.rules for key in rule.keys))
 
     @classmethod
     def parse(cls, document: bytes) -> Policy:
@@ -129,8 +167,10 @@ class Policy:
             re.error,
         ) as err:
             raise MalformedError(f"the policy document is not readable: {err!r}") from err
-        if not rules or not all(rule.identities for rule in rules):
-            raise MalformedError("the policy trusts nobody: every rule needs an identity")
+        if not rules or not all(rule.identities or rule.keys for rule in rules):
+            raise MalformedError("the policy trusts nobody: every rule needs an identity or a key")
+        if len({key for rule in rules for key in rule.keys}) > MAX_KEYS:
+            raise MalformedError(f"the policy names more than {MAX_KEYS} keys")
         return cls(digest_of(document), rules)
 
     def refusal(self, claim: Claim) -> Reason | None:
@@ -147,20 +187,16 @@ class Policy:
                 f"no rule speaks of {claim.predicate_type} in {claim.repository};"
                 " add one, or leave it in quarantine",
             )
-        trusted = [
-            rule for rule in speaking if any(known.accepts(claim) for known in rule.identities)
-        ]
+        trusted = [rule for rule in speaking if rule.trusts(claim)]
         if not trusted:
-            expected = "; or ".join(str(known) for rule in speaking for known in rule.identities)
-            return Reason(
-                "identity",
-                f"expected {expected}; found {claim.identity[:200]} of {claim.issuer[:200]}",
-            )
-        if not any(claim.lifetime <= rule.max_certificate for rule in trusted):
+            expected = "; or ".join(text for rule in speaking for text in rule.signers)
+            return Reason("identity", f"expected {expected}; found {claim.signer}")
+        lifetime = claim.lifetime or timedelta()
+        if not any(lifetime <= rule.max_certificate for rule in trusted):
             longest = max(rule.max_certificate for rule in trusted)
             return Reason(
                 "certificate-lifetime",
-                f"expected a certificate of at most {longest}, found one of {claim.lifetime}",
+                f"expected a certificate of at most {longest}, found one of {lifetime}",
             )
         return None
 
@@ -177,7 +213,15 @@ def _rule(item: dict[str, Any]) -> Rule:
             for known in item["identities"]
         ),
         max_certificate=timedelta(minutes=item["maxCertificateMinutes"]),
+        keys=tuple(_key(known) for known in item.get("keys", ())),
     )
+
+
+def _key(item: dict[str, Any]) -> bytes:
+    key = load_key(item["pem"].encode(), "a key of the policy")
+    if digest_of(key) != item["sha256"]:
+        raise ValueError(f"a key of the policy is {digest_of(key)}, not {item['sha256']!r}")
+    return key
 
 
 def _texts(items: list[str]) -> tuple[str, ...]:

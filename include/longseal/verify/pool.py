@@ -59,7 +59,8 @@ def judge(engine: Engine, case: Case) -> Judgement:
     except UnsupportedError as err:
         return replace(found, reason=Reason("unsupported", str(err)))
     judgements = [
-        engine.judge(one.bundle, image, case.repository, case.collected_at) for one in said
+        engine.judge(one.bundle, image, case.repository, case.collected_at, artifact=one.artifact)
+        for one in said
     ]
     accepted = (Outcome.VERIFIED, Outcome.IGNORED)
     return next((one for one in judgements if one.outcome in accepted), judgements[0])

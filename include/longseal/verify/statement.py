@@ -32,6 +32,7 @@ _VALUE = re.compile(r"[A-Za-z0-9+/=_.:-]{1,128}")
 class Statement:
     """What a statement speaks of, and of what kind it is.
 
+    :param predicate_type: may be empty: there are such
     :param subjects: ``algorithm:value`` for each digest of each subject, sorted, without repeats
     """
 
@@ -50,7 +51,7 @@ class Statement:
         predicate_type = document.get("predicateType")
         if (
             not isinstance(predicate_type, str)
-            or not 0 < len(predicate_type) <= MAX_PREDICATE_TYPE
+            or len(predicate_type) > MAX_PREDICATE_TYPE
             or not predicate_type.isprintable()
         ):
             raise MalformedError("the statement has no usable predicateType")

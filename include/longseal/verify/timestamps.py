@@ -16,7 +16,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from rfc3161_client import TimeStampResponse
+from rfc3161_client import TimeStampResponse, decode_timestamp_response
 from rfc3161_client import VerificationError as TokenRefusal
 from rfc3161_client.verify import _Verifier
 
@@ -29,6 +29,15 @@ _HASHES: Final = {
     x509.ObjectIdentifier("2.16.840.1.101.3.4.2.2"): hashes.SHA384(),
     x509.ObjectIdentifier("2.16.840.1.101.3.4.2.3"): hashes.SHA512(),
 }
+
+
+def decoded(token: bytes) -> TimeStampResponse | None:
+    """An RFC 3161 response; None where it is none."""
+    try:
+        return decode_timestamp_response(token)
+    # Whatever a parser of hostile bytes raises.
+    except Exception:
+        return None
 
 
 class TokenVerifier(_Verifier):

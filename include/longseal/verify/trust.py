@@ -1,5 +1,7 @@
 """The trusted root, with the windows that sigstore-python leaves unchecked.
 
+A root may lack what its instance does without: GitHub's has no logs, and then none is asked for.
+
 sigstore-python accepts a certificate authority, certificate log or Rekor v2 log whose validity
 ended before the signing, and tries every key when an entry names a log that it does not know
 (docs/decisions/0002-windows.md). Here each log is found by the id that the trusted root gives it,
@@ -8,6 +10,8 @@ and nothing outside an instance's window counts.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -22,7 +26,7 @@ if TYPE_CHECKING:
     from sigstore.models import TrustedRoot
 
 _MEDIA_TYPE = "application/vnd.dev.sigstore.trustedroot"
-_NEEDED = ("certificateAuthorities", "ctlogs", "tlogs")
+_INSTANCES = ("certificateAuthorities", "ctlogs", "tlogs", "timestampAuthorities")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,7 @@ class TrustMaterial:
         """Read a ``trusted_root.json`` (Sigstore protobuf-specs, trust root v0.1).
 
         :raises MalformedError: not a trusted root
-        :raises UnsupportedError: a trusted root without a Rekor log, CA or CT log
+        :raises UnsupportedError: a trusted root without any instance
         """
         from sigstore.errors import Error
         from sigstore.models import TrustedRoot
@@ -89,18 +93,19 @@ class TrustMaterial:
         document = parse_object(data, "the trusted root")
         if not str(document.get("mediaType", "")).startswith(_MEDIA_TYPE):
             raise MalformedError("expected a Sigstore trusted root, found another mediaType")
-        absent = [name for name in _NEEDED if not document.get(name)]
-        if absent:
-            raise UnsupportedError(
-                f"the trusted root has no {' and no '.join(absent)}: bundles are judged by a CA, a"
-                " certificate log and a Rekor log"
-            )
+        given = {name: document.get(name) or [] for name in _INSTANCES}
+        if not any(given.values()):
+            raise UnsupportedError(f"the trusted root trusts nobody: no {', no '.join(_INSTANCES)}")
+        for instance in (
+            one for found in given.values() if isinstance(found, list) for one in found
+        ):
+            _restore_defaults(instance)
         try:
-            return cls(digest_of(data), TrustedRoot(Inner.from_json(data)))
+            return cls(digest_of(data), TrustedRoot(Inner.from_json(json.dumps(document | given))))
         except (Error, ValueError, TypeError) as err:
             raise MalformedError(f"expected a Sigstore trusted root: {_brief(err)}") from err
 
-    def authority_of(self, chain: list[x509.Certificate]) -> list[Authority]:
+    def authority_of(self, chain: Sequence[x509.Certificate]) -> list[Authority]:
         """The authorities that hold a certificate of ``chain`` (issuers, without the leaf)."""
         from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -116,7 +121,7 @@ class _StrictRoot:
 
     def __init__(self, root: TrustedRoot) -> None:
         self._inner = root._inner
-        self._fulcio = root.get_fulcio_certs()
+        self._fulcio = root.get_fulcio_certs() if root._inner.certificate_authorities else []
         self._timestamp_authorities = root.get_timestamp_authorities()
         self._rekor = _keyring(root._inner.tlogs)
         self._ct = _keyring(root._inner.ctlogs)
@@ -164,6 +169,17 @@ def _keyring(instances: Any) -> Any:
             key = None
         keys.update(dict.fromkeys(_log_ids(instance), key))
     return StrictKeyring()
+
+
+def _restore_defaults(instance: Any) -> None:
+    """Protobuf's JSON leaves empty text out, which sigstore-python takes for missing."""
+    if not isinstance(instance, dict):
+        return
+    if "publicKey" in instance:
+        instance.setdefault("baseUrl", "")
+    elif isinstance(subject := instance.setdefault("subject", {}), dict):
+        subject.setdefault("organization", "")
+        subject.setdefault("commonName", "")
 
 
 def _logs(instances: Any) -> dict[bytes, Window]:

@@ -4,6 +4,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from tests.attestations import policy, rule
 from tests.doubles.sigstore import IDENTITY, PREDICATE, SigstoreDouble
 
@@ -136,7 +137,7 @@ def test_what_could_not_be_looked_at_is_not_reported_as_missing(
     collected: datetime,
     tmp_path: Path,
 ) -> None:
-    unjudged = sigstore.attest(image.digest, issuer=None)
+    unjudged = sigstore.attest(image.digest, names=[x509.DNSName("stella.example")])
     attachment = attach(registry, APP, image, BUNDLE, unjudged, {})
     report = verified(registry, image, Expectations(engine=engine), collected)
     assert report.exit_code == 2

@@ -5,7 +5,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from tests.doubles.sigstore import SigstoreDouble
 
 from longseal.canonical import digest_of
 from longseal.errors import MalformedError, UnsupportedError
@@ -35,16 +34,29 @@ def test_a_trusted_root_is_named_by_its_digest_and_tells_its_windows(lab_root: b
     assert list(trust.certificate_log_windows.values()) == [since_2024]
 
 
-@pytest.mark.parametrize("absent", ["certificateAuthorities", "ctlogs", "tlogs"])
+INSTANCES = ("certificateAuthorities", "ctlogs", "tlogs", "timestampAuthorities")
+
+
+@pytest.mark.parametrize("absent", INSTANCES)
 @pytest.mark.parametrize("empty", [True, False])
-def test_a_root_without_an_instance_is_unsupported_and_not_bad(
-    sigstore: SigstoreDouble, absent: str, empty: bool
-) -> None:
-    root = json.loads(sigstore.trusted_root())
+def test_a_root_may_lack_a_kind_of_instance(lab_root: bytes, absent: str, empty: bool) -> None:
+    root = json.loads(lab_root)
     del root[absent]
     if empty:
         root[absent] = []
-    with pytest.raises(UnsupportedError, match=absent):
+    trust = TrustMaterial.parse(json.dumps(root).encode())
+    held = (
+        trust.authorities,
+        trust.certificate_log_windows,
+        trust.rekor_windows,
+        trust.timestamp_authorities,
+    )
+    assert [bool(one) for one in held] == [name != absent for name in INSTANCES]
+
+
+def test_a_root_without_any_instance_is_unsupported_and_not_bad(lab_root: bytes) -> None:
+    root = json.loads(lab_root) | {name: [] for name in INSTANCES}
+    with pytest.raises(UnsupportedError, match="trusts nobody"):
         TrustMaterial.parse(json.dumps(root).encode())
 
 
