@@ -66,13 +66,13 @@ class SoftHsm:
         )
         path.unlink()
 
-    def edit(self, token: str, change: Callable[[Any], None]) -> None:
+    def edit(self, token: str, change: Callable[[Any], None], pin: str = PIN) -> None:
         """Do what the tool cannot, in a read-write session that is closed afterwards."""
         import pkcs11
 
         library = pkcs11.lib(MODULE)
         library.reinitialize()
-        with library.get_token(token_label=token).open(rw=True, user_pin=PIN) as session:
+        with library.get_token(token_label=token).open(rw=True, user_pin=pin) as session:
             change(session)
         library.reinitialize()
 

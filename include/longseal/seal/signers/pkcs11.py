@@ -22,7 +22,7 @@ from longseal.seal.keys import load_spki, spki, supported
 from longseal.seal.signers.interface import PublicKey
 
 _SETTING: Final = "signer.uri"
-_PATH: Final = ("token", "serial", "object", "id")
+_PATH: Final = ("token", "serial", "model", "manufacturer", "object", "id", "type")
 _QUERY: Final = ("module-path", "pin-source")
 
 # DER of DigestInfo up to the digest itself, for SHA-256 (RFC 8017 section 9.2, note 1).
@@ -41,6 +41,8 @@ class Pkcs11Uri:
     pin_source: str
     token: str | None = None
     serial: str | None = None
+    model: str | None = None
+    manufacturer: str | None = None
     object: str | None = None
     id: bytes | None = None
 
@@ -61,9 +63,16 @@ class Pkcs11Uri:
         pin_source = _text(query["pin-source"], "pin-source")
         if not pin_source.startswith(("file:/", "env:")):
             raise SettingsError(_SETTING, "pin-source is file:/path or env:NAME")
+        if path.pop("type", b"private") != b"private":
+            raise SettingsError(_SETTING, "type= is another one than private: name the key")
         names = {name: _text(path[name], name) for name in path if name != "id"}
         module = _text(query["module-path"], "module-path")
         return cls(module, pin_source, **names, id=path.get("id"))
+
+    @property
+    def of_token(self) -> tuple[str | None, ...]:
+        """What names the token."""
+        return self.token, self.serial, self.model, self.manufacturer
 
     def pin(self) -> str:
         """The PIN, read now.
@@ -110,16 +119,20 @@ def _text(value: bytes, name: str) -> str:
 
 
 class _Module:
-    """A loaded library; its lock keeps one session, and one login, open at a time.
+    """A loaded library, and the sessions that this process has through it, one for each token.
 
-    A login belongs to the process, not to the session (PKCS #11 v2.40 section 2.6): were two
-    sessions open, closing one would log the other out.
+    A login belongs to the process, not to the session (PKCS #11 v2.40 section 2.6): were a session
+    closed that somebody opened with a PIN, all others of the token would be logged out. So sessions
+    stay open as long as the process; who uses one holds the lock.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.lock = threading.Lock()
         self.stale = False
+        self.sessions: dict[tuple[str | None, ...], Any] = {}
+        # What a token said to a PIN, by their hash: asked again with the same one, it might lock.
+        self.refused: dict[int, str] = {}
 
     def library(self) -> Any:
         import pkcs11
@@ -136,6 +149,37 @@ class _Module:
             library.reinitialize()
             self.stale = False
         return library
+
+    def session(self, uri: Pkcs11Uri) -> Any:
+        """The session with the token that ``uri`` names, logged in at its first use."""
+        library = self.library()
+        if uri.of_token not in self.sessions:
+            self.sessions[uri.of_token] = self._open(_token(library, uri), uri)
+        return self.sessions[uri.of_token]
+
+    def forget(self) -> None:
+        """Begin anew with the next use: some libraries find a device again only then."""
+        self.sessions = {}
+        self.stale = True
+
+    def _open(self, token: Any, uri: Pkcs11Uri) -> Any:
+        import pkcs11
+
+        pin = uri.pin()
+        tried = hash((token.serial, pin))
+        if tried in self.refused:
+            raise SignerError(self.refused[tried])
+        try:
+            # Read-write, because CloudHSM has no other sessions.
+            return token.open(rw=True, user_pin=pin)
+        except pkcs11.UserAlreadyLoggedIn:
+            return token.open(rw=True)
+        except _pin_refused() as err:
+            self.refused[tried] = (
+                f"token {token.label!r} refused the PIN from {uri.pin_source}: {_name(err)}; it is "
+                "not tried again, for tokens lock themselves"
+            )
+            raise SignerError(self.refused[tried]) from err
 
 
 _modules: dict[str, _Module] = {}
@@ -154,7 +198,7 @@ def _after_fork() -> None:
     _modules_lock = threading.Lock()
     for module in _modules.values():
         module.lock = threading.Lock()
-        module.stale = True
+        module.forget()
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -170,7 +214,6 @@ class Pkcs11Signer:
 
     def __init__(self, uri: str) -> None:
         self.uri = Pkcs11Uri.parse(uri)
-        self._refusal: str | None = None
         self._public: PublicKey | None = None
 
     @property
@@ -197,32 +240,32 @@ class Pkcs11Signer:
         module = _module(self.uri.module)
         with module.lock:
             try:
-                with self._session(module.library()) as session:
-                    yield session, _private_key(session, self.uri)
-            except _lost() as err:
-                # Some libraries find a device again only when they are initialised again.
-                module.stale = True
-                raise RetryableError(f"the token was lost: {_name(err)}") from err
-            except pkcs11.PKCS11Error as err:
-                raise SignerError(f"the token refused: {_name(err)}") from err
+                yield self._found(module)
+            except Exception as err:
+                module.forget()
+                if isinstance(err, _lost()):
+                    raise RetryableError(
+                        f"the token was lost, or failed: {_name(err)}; is it connected?"
+                    ) from err
+                if isinstance(err, pkcs11.PKCS11Error):
+                    raise SignerError(f"the token refused: {_name(err)}") from err
+                raise
 
-    def _session(self, library: Any) -> Any:
+    def _found(self, module: _Module) -> tuple[Any, Any]:
         import pkcs11
 
-        if self._refusal:
-            raise SignerError(self._refusal)
-        token = _token(library, self.uri)
+        kept = self.uri.of_token in module.sessions
         try:
-            # Read-write, because CloudHSM has no other sessions.
-            return token.open(rw=True, user_pin=self.uri.pin())
-        except pkcs11.UserAlreadyLoggedIn:
-            return token.open(rw=True)
-        except _pin_refused() as err:
-            # Said again without asking again: tokens lock themselves after a few wrong PINs.
-            self._refusal = (
-                f"token {token.label!r} refused the PIN from {self.uri.pin_source}: {_name(err)}"
-            )
-            raise SignerError(self._refusal) from err
+            session = module.session(self.uri)
+            return session, _private_key(session, self.uri)
+        except (SignerError, pkcs11.PKCS11Error):
+            if not kept:
+                raise
+        # The kept session timed out, was logged out by another user of the library, or its token
+        # was pulled and put back. Nothing is signed yet: begin anew, once.
+        module.forget()
+        session = module.session(self.uri)
+        return session, _private_key(session, self.uri)
 
 
 def _lost() -> tuple[type[Exception], ...]:
@@ -232,9 +275,16 @@ def _lost() -> tuple[type[Exception], ...]:
         pkcs11.DeviceError,
         pkcs11.DeviceMemory,
         pkcs11.DeviceRemoved,
-        pkcs11.TokenNotPresent,
+        # What network HSMs say when they cannot be reached, and drivers of cards that were pulled.
+        pkcs11.FunctionFailed,
+        pkcs11.GeneralError,
+        pkcs11.KeyHandleInvalid,
+        pkcs11.ObjectHandleInvalid,
         pkcs11.SessionClosed,
+        pkcs11.SessionCount,
         pkcs11.SessionHandleInvalid,
+        pkcs11.TokenNotPresent,
+        pkcs11.TokenNotRecognised,
         pkcs11.UserNotLoggedIn,
     )
 
@@ -263,15 +313,22 @@ def _token(library: Any, uri: Pkcs11Uri) -> Any:
     tokens = [
         token
         for token in present
-        if uri.token in (None, token.label) and uri.serial in (None, token.serial.decode())
+        if all(
+            wanted in (None, found)
+            for wanted, found in zip(uri.of_token, _of_token(token), strict=True)
+        )
     ]
     if len(tokens) != 1:
         found = ", ".join(f"{each.label!r} ({each.serial.decode()})" for each in present[:8])
         raise SignerError(
             f"expected one token for {_SETTING}, {len(tokens)} match; name it by token= or "
-            f"serial=; present: {found or 'none'}"
+            f"serial=, and see that it is connected; present: {found or 'none'}"
         )
     return tokens[0]
+
+
+def _of_token(token: Any) -> tuple[str, ...]:
+    return token.label, token.serial.decode(), token.model, token.manufacturer_id
 
 
 def _private_key(session: Any, uri: Pkcs11Uri) -> Any:

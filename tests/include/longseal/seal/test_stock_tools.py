@@ -3,12 +3,15 @@
 import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from subprocess import CalledProcessError
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from tests.doubles import softhsm
+from tests.doubles.kms import REGION, KmsDouble
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
 from tests.lab.lab import Lab
 from tests.lab.softhsm import Token
@@ -17,6 +20,7 @@ from longseal.errors import VerificationError
 from longseal.seal.bundle import format_key_bundle, parse_key_bundle
 from longseal.seal.keys import fingerprint, load_public_pem, public_pem
 from longseal.seal.rekor import log_entry, verify_entry
+from longseal.seal.signers.aws_kms import AwsKmsSigner, kms_client
 from longseal.seal.signers.checked import sign_checked
 from longseal.seal.signers.file import FileSigner
 from longseal.seal.signers.interface import Signer
@@ -109,6 +113,30 @@ def test_cosign_verifies_a_seal_by_a_token(
     lab: Lab, authority: Authority, tmp_path: Path, softhsm_token: Token
 ) -> None:
     Sealed(tmp_path, Pkcs11Signer(softhsm_token.uri), [authority]).verify(lab, *UNLOGGED)
+
+
+def test_cosign_verifies_a_seal_by_an_rsa_key_in_a_token(
+    lab: Lab, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if softhsm.MODULE is None:
+        pytest.skip("libsofthsm2.so is not installed (apt-get install softhsm2)")
+    monkeypatch.setenv("LONGSEAL_TEST_PIN", softhsm.PIN)
+    with softhsm.softhsm(tmp_path / "softhsm") as hsm:
+        hsm.token("rsa")
+        hsm.load("rsa", "org", "01", rsa.generate_private_key(65537, 3072))
+        hsm.edit("rsa", lambda session: None)
+        signer = Pkcs11Signer(hsm.uri("rsa", ";object=org"))
+        Sealed(tmp_path, signer, [authority]).verify(lab, *UNLOGGED)
+
+
+@pytest.mark.parametrize("spec", ["ECC_NIST_P256", "RSA_3072"])
+def test_cosign_verifies_a_seal_by_a_key_in_kms(
+    lab: Lab, authority: Authority, tmp_path: Path, spec: str
+) -> None:
+    with KmsDouble() as kms:
+        key = kms.create("org", spec)
+        connect = partial(kms_client, REGION, kms.url, "AKIATEST", "secret")
+        Sealed(tmp_path, AwsKmsSigner(key.arn, connect), [authority]).verify(lab, *UNLOGGED)
 
 
 def test_cosign_needs_no_flag_for_a_logged_seal(

@@ -1,4 +1,5 @@
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,12 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from tests.doubles import softhsm
 from tests.doubles.softhsm import PIN, SoftHsm
 
-from longseal.errors import RetryableError, SettingsError, SignerError, UnsupportedError
+from longseal.errors import (
+    RetryableError,
+    SettingsError,
+    SignerError,
+    UnsupportedError,
+)
 from longseal.seal.keys import fingerprint, spki, verify_signature
 from longseal.seal.signers import pkcs11 as module
 from longseal.seal.signers.checked import sign_checked
@@ -60,6 +66,10 @@ def _fill(hsm: SoftHsm) -> None:
     hsm.edit("longseal", more)
 
 
+def log_out(hsm: SoftHsm) -> None:
+    hsm.edit("longseal", lambda session: None)
+
+
 @pytest.fixture(autouse=True)
 def pin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LONGSEAL_TEST_PIN", PIN)
@@ -80,6 +90,22 @@ def test_the_parts_of_a_uri_are_percent_decoded() -> None:
     )
 
 
+def test_a_uri_as_tools_print_it_is_taken() -> None:
+    uri = Pkcs11Uri.parse(
+        "pkcs11:model=SoftHSM%20v2;manufacturer=SoftHSM%20project;serial=ab;token=t;id=%01;"
+        "object=org;type=private?module-path=/x.so&pin-source=env:PIN"
+    )
+    assert uri.of_token == ("t", "ab", "SoftHSM v2", "SoftHSM project")
+
+
+@pytest.mark.parametrize("other", ["model=Luna", "manufacturer=Thales", "serial=0"])
+def test_all_that_names_the_token_must_match(hsm: SoftHsm, other: str) -> None:
+    good = "model=SoftHSM%20v2;manufacturer=SoftHSM%20project;object=org;type=private"
+    Pkcs11Signer(hsm.uri("longseal", f";{good}")).sign(b"m")
+    with pytest.raises(SignerError, match="expected one token"):
+        Pkcs11Signer(hsm.uri("longseal", f";{other};object=org")).sign(b"m")
+
+
 @pytest.mark.parametrize(
     "uri",
     [
@@ -90,6 +116,7 @@ def test_the_parts_of_a_uri_are_percent_decoded() -> None:
         "pkcs11:token=t?pin-source=env:PIN",
         "pkcs11:token=t;token=u?module-path=/x.so&pin-source=env:PIN",
         "pkcs11:tokne=t?module-path=/x.so&pin-source=env:PIN",
+        "pkcs11:token=t;type=public?module-path=/x.so&pin-source=env:PIN",
         "pkcs11:token?module-path=/x.so&pin-source=env:PIN",
         "pkcs11:token=%ff?module-path=/x.so&pin-source=env:PIN",
         "pkcs11:token=t?module-path=/x.so&pin-source=env:PIN&module-name=x",
@@ -201,9 +228,22 @@ def test_no_matching_key_is_an_error(hsm: SoftHsm) -> None:
         Pkcs11Signer(hsm.uri("longseal", ";object=absent")).sign(b"m")
 
 
+def test_a_token_full_of_keys_with_one_label_signs_with_none_and_names_a_few(
+    hsm: SoftHsm,
+) -> None:
+    def fill(session: object) -> None:
+        for number in range(60):
+            session.create_object(softhsm.private_object(ORG, "crowd", bytes([1, number])))
+
+    hsm.edit("longseal", fill)
+    with pytest.raises(SignerError, match="60 match") as caught:
+        Pkcs11Signer(hsm.uri("longseal", ";object=crowd")).sign(b"m")
+    assert str(caught.value).count("object=crowd") == 8
+
+
 @pytest.mark.parametrize("token", ["absent", "double"])
 def test_one_token_must_match(hsm: SoftHsm, token: str) -> None:
-    with pytest.raises(SignerError, match=r"name it by token= or serial=; present: .*'longseal'"):
+    with pytest.raises(SignerError, match=r"name it by token= or serial=.*; present: .*'longseal'"):
         Pkcs11Signer(hsm.uri(token)).sign(b"m")
 
 
@@ -253,15 +293,48 @@ def test_a_missing_pin_names_where_it_was_looked_for(tmp_path: Path) -> None:
 def test_a_wrong_pin_is_refused_once_and_never_tried_again(
     hsm: SoftHsm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LONGSEAL_TEST_PIN", "99999999")
-    signer = Pkcs11Signer(hsm.uri("guarded", ";object=org"))
+    wrong = "99999999"
+    log_out(hsm)
+    monkeypatch.setenv("LONGSEAL_TEST_PIN", wrong)
     with pytest.raises(SignerError, match="refused the PIN from env:LONGSEAL_TEST_PIN") as caught:
-        signer.sign(b"m")
-    assert "99999999" not in str(caught.value)
+        Pkcs11Signer(hsm.uri("guarded", ";object=org")).sign(b"m")
+    assert wrong not in str(caught.value)
+    # Were the token asked again, it would take this PIN now.
+    hsm.edit("guarded", lambda session: session.set_pin(PIN, wrong))
+    try:
+        for _ in range(3):
+            with pytest.raises(SignerError, match="refused the PIN"):
+                Pkcs11Signer(hsm.uri("guarded", ";object=org")).sign(b"m")
+    finally:
+        hsm.edit("guarded", lambda session: session.set_pin(wrong, PIN), wrong)
     monkeypatch.setenv("LONGSEAL_TEST_PIN", PIN)
-    with pytest.raises(SignerError, match="refused the PIN"):
-        signer.sign(b"m")
     Pkcs11Signer(hsm.uri("guarded", ";object=org")).sign(b"m")
+
+
+def test_a_process_logs_in_once_whatever_signers_it_opens(
+    hsm: SoftHsm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Pkcs11Signer(hsm.uri("longseal", ";object=org")).sign(b"m")
+    monkeypatch.setenv("LONGSEAL_TEST_PIN", "no longer known")
+    for name in ("org", "rsa", "org"):
+        signer = Pkcs11Signer(hsm.uri("longseal", f";object={name}"))
+        verify_signature(signer.public_key, signer.sign(b"m"), b"m")
+
+
+def test_a_worker_that_was_killed_leaves_nothing_that_stops_the_next(hsm: SoftHsm) -> None:
+    def work(end: int) -> int:
+        child = os.fork()
+        if child == 0:
+            try:
+                signer = Pkcs11Signer(hsm.uri("longseal", ";object=org"))
+                sign_checked(signer, b"m", fingerprint(ORG.public_key()))
+                os.kill(os.getpid(), end)
+            finally:
+                os._exit(1)
+        return os.WTERMSIG(os.waitpid(child, 0)[1])
+
+    for _ in range(3):
+        assert work(signal.SIGKILL) == signal.SIGKILL
 
 
 def test_two_signers_of_one_token_do_not_log_each_other_out(hsm: SoftHsm) -> None:
@@ -274,6 +347,7 @@ def test_two_signers_of_one_token_do_not_log_each_other_out(hsm: SoftHsm) -> Non
 def test_a_login_made_elsewhere_in_the_process_is_used(hsm: SoftHsm) -> None:
     import pkcs11
 
+    log_out(hsm)
     signer = Pkcs11Signer(hsm.uri("longseal", ";object=org"))
     with pkcs11.lib(softhsm.MODULE).get_token(token_label="longseal").open(user_pin=PIN):
         signer.sign(b"m")
@@ -337,10 +411,28 @@ def test_a_token_lost_between_two_calls_is_worth_a_retry_which_then_works(
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "_private_key", removed)
-        with pytest.raises(RetryableError, match="the token was lost: DeviceRemoved"):
+        with pytest.raises(RetryableError, match="the token was lost, or failed: DeviceRemoved"):
             signer.sign(b"m")
     assert module._module(softhsm.MODULE).stale
     sign_checked(signer, b"m", fingerprint(ORG.public_key()))
+
+
+def test_a_token_that_was_pulled_between_two_calls_is_found_again_when_it_is_back(
+    hsm: SoftHsm,
+) -> None:
+    signer = Pkcs11Signer(hsm.uri("longseal", ";object=org"))
+    pinned = fingerprint(ORG.public_key())
+    sign_checked(signer, b"m", pinned)
+    (hsm.folder / "tokens").rename(hsm.folder / "pulled")
+    (hsm.folder / "tokens").mkdir()
+    try:
+        for _ in range(2):
+            with pytest.raises(SignerError, match=r"expected one token .* 0 match.*connected"):
+                sign_checked(signer, b"m", pinned)
+    finally:
+        (hsm.folder / "tokens").rmdir()
+        (hsm.folder / "pulled").rename(hsm.folder / "tokens")
+    sign_checked(signer, b"m", pinned)
 
 
 def test_the_raw_signature_keeps_its_leading_zeroes() -> None:
