@@ -75,8 +75,9 @@ def intake_manifest(payload: bytes, form: Format) -> bytes:
 
 
 def is_intake(manifest: bytes) -> bool:
-    """Whether :func:`intake_manifest` made these bytes."""
-    return f'"mediaType":"{INTAKE}"'.encode() in manifest and manifest.startswith(b'{"format":')
+    """Whether this is what :func:`intake_manifest` makes."""
+    carrier = parse_object(manifest, "manifest", MAX_MANIFEST_BYTES)
+    return carrier.get("mediaType") == INTAKE
 
 
 def _taken_in(payload: bytes, form: object) -> Reading:

@@ -49,8 +49,8 @@ def judge(engine: Engine, case: Case) -> Judgement:
     Never raises for anything that is found.
     """
     found = Judgement(Outcome.UNKNOWN, None, signed_at=case.collected_at, engine=engine.name)
-    image = None if _stands_alone(case) else case.image
     try:
+        image = None if _stands_alone(case) else case.image
         said = (
             (Reading(case.data),) if case.manifest is None else readings(case.data, case.manifest)
         )
@@ -70,8 +70,8 @@ def _stands_alone(case: Case) -> bool:
     """Evidence taken in that names no image by its sha256 is filed under its own digest."""
     return (
         case.manifest is not None
-        and is_intake(case.manifest)
         and case.image == digest_of(case.data)
+        and is_intake(case.manifest)
     )
 
 

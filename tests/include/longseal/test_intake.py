@@ -217,6 +217,9 @@ def test_what_is_broken_is_quarantined_and_the_rest_goes_on(
         fine[:100],
     }
     assert all(reason.startswith("malformed: ") for reason, _ in kept.values())
+    reasons = {data: reason for reason, data in kept.values()}
+    assert "a key is given twice" in reasons[broken["twice.json"]]
+    assert "none of the known shapes" in reasons[b'{"a": 1}']
 
 
 def test_a_payload_that_was_rewritten_is_rejected(

@@ -87,3 +87,5 @@ def test_what_was_taken_in_is_read_with_its_own_record_only() -> None:
         readings(b"{}", intake_manifest(b"[]", "sigstore-bundle"))
     assert is_intake(intake_manifest(b"", "pep-740"))
     assert not is_intake(manifest((BUNDLE, b"x", {"mediaType": INTAKE})))
+    polyglot = {"format": "x", "layers": [{"mediaType": INTAKE}], "mediaType": OCI_MANIFEST}
+    assert not is_intake(json.dumps(polyglot, separators=(",", ":")).encode())
