@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.doubles.timestamp_authority import TimestampAuthorityDouble
+from tests.installation import Installation, seal
 
 from longseal.archive.pack import load_pack
 from longseal.canonical import parse_object
 from longseal.catalog.models import Evidence
-from longseal.harvest import harvest, plan
+from longseal.harvest import Tally, harvest, plan
 from longseal.settings import parse
 from longseal.verify.engine import Engine
 from longseal.verify.policy import Policy
 from longseal.verify.pool import Case, judge
+from longseal.verify.target import Given, verify
 from longseal.verify.trust import TrustMaterial
 from longseal.workspace import Workspace
 
@@ -109,3 +112,55 @@ def test_evidence_is_the_manifest_and_the_layer_and_judged_alike_from_them_alone
             leaf.signer and leaf.signer.identity,
         ), row["id"]
         assert "layers" in parse_object(item.manifest, "manifest")
+
+
+def test_each_that_is_rejected_has_its_own_reason(
+    harvested: dict[str, tuple[dict[str, str], Workspace, Evidence]],
+) -> None:
+    assert {
+        name: (evidence.reason or "").partition(":")[0]
+        for name, (_, _, evidence) in harvested.items()
+        if evidence.verdict == "rejected"
+    } == {
+        "oci-conforma-wrong-identity": "identity",
+        "oci-connaisseur-wrong-identity": "identity",
+        "oci-neg-att-payload-changed": "signature",
+        "oci-neg-bundle-annotation-missing": "log-entry",
+        "oci-neg-payload-digest-changed": "signature",
+        "oci-neg-sig-flipped": "signature",
+    }
+
+
+def test_an_older_attestation_is_sealed_after_it_was_judged_again_from_the_pack(
+    sigstore_bundles: Path, tmp_path: Path, authority: TimestampAuthorityDouble
+) -> None:
+    row = next(row for row in rows_of(sigstore_bundles) if row["id"] == "oci-conforma-att")
+    installation = Installation(
+        tmp_path / "installation",
+        authority,
+        {
+            "trust": {"trusted_root": str(sigstore_bundles / row["trusted_root"])},
+            "policy": [
+                {
+                    "repositories": [REPOSITORY],
+                    "predicates": ["https://**"],
+                    "identities": [{"identity": row["identity"], "issuer": row["issuer"]}],
+                }
+            ],
+        },
+    )
+    shutil.copytree(
+        sigstore_bundles / row["path"],
+        installation.folder / "registry" / REPOSITORY,
+        copy_function=shutil.copyfile,
+    )
+    workspace = installation.workspace()
+    for batch in plan(workspace)[0]:
+        assert harvest(workspace, batch).total == Tally(found=2, verified=1, ignored=1)
+    assert seal(workspace, "r-older").sealed is not None
+    (evidence,) = (one for one in workspace.catalog.evidence() if one.verdict == "verified")
+    report = verify(Given(evidence.bundle), lambda: workspace)
+    assert report.exit_code == 0, report.to_json()
+    assert "in seal 1" in report.checks[0].detail
+    for batch in plan(workspace)[0]:
+        assert harvest(workspace, batch).total == Tally(found=2, known=2)

@@ -1,5 +1,6 @@
 import base64
 import csv
+import gzip
 import io
 import json
 import os
@@ -488,3 +489,35 @@ def test_a_pep_740_attestation_is_verified_by_the_command(
     assert main(["verify", *given]) == 0
     assert "https://docs.pypi.org/attestations/publish/v1" in capsys.readouterr().out
     assert main(["verify", "--artifact", IMAGE, *given]) == 1
+
+
+def test_signatures_over_files_are_kept_and_are_no_attestations(
+    sigstore_bundles: Path, tmp_path: Path
+) -> None:
+    with gzip.open(sigstore_bundles / "corpus/cpython.jsonl.gz", "rt") as lines:
+        rows = [json.loads(next(lines)) for _ in range(3)]
+    signer = {"identity": rows[0]["cert_identity"], "issuer": rows[0]["cert_issuer"]}
+    root = sigstore_bundles / "trusted_roots/public-good.json"
+    workspace = make_workspace(tmp_path, root, **signer)
+    bundles = b"\n".join(json.dumps(row["bundle"]).encode() for row in rows)
+    found = intake(workspace, io.BytesIO(bundles), APP)
+    assert found.total == Tally(found=3, ignored=3)
+    assert set(found.images) == {row["digest"] for row in rows}
+
+
+def test_npms_answer_is_judged_bundle_by_bundle(sigstore_bundles: Path, tmp_path: Path) -> None:
+    name = "npm-cli/test/fixtures/sigstore/valid-tuf-js-attestations"
+    (row,) = (
+        row for row in _manifest(sigstore_bundles) if row["path"].startswith(f"{name}.derived.0")
+    )
+    root = sigstore_bundles / row["trusted_root"]
+    workspace = make_workspace(tmp_path, root, identity=row["identity"], issuer=row["issuer"])
+    found = intake(workspace, sigstore_bundles / f"{name}.json", APP)
+    assert (found.total.found, found.total.verified) == (2, 1)
+    rows = workspace.catalog.evidence()
+    assert {(one.predicate_type, one.verdict) for one in rows if one.verdict == "verified"} == {
+        ("https://slsa.dev/provenance/v0.2", "verified")
+    }
+    (other,) = (one for one in rows if one.verdict != "verified")
+    assert (other.verdict, (other.reason or "").partition(":")[0]) == ("unknown", "unsupported")
+    assert all(one.image == one.bundle for one in rows)
