@@ -211,7 +211,7 @@ def _trust_show(arguments: argparse.Namespace) -> int:
 
     document = trust.show(_workspace(arguments))
     _show(arguments, "Trust", document, document)
-    return FINDINGS if document["ending"] else DONE
+    return FINDINGS if document["ending"] or document["pending"] else DONE
 
 
 def _trust_refresh(arguments: argparse.Namespace) -> int:
@@ -452,15 +452,19 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _config(arguments: argparse.Namespace) -> int:
+    from longseal import trust
+
     workspace = _workspace(arguments)
     settings = workspace.settings
+    asked = isinstance(settings.trust, Path) or trust.newest(workspace) is not None
+    root = _digest(workspace.trusted_root) if asked else "none yet: longseal trust refresh"
     document = {
         "file": str(settings.path),
         "organisation": settings.organisation,
         "registries": [one.name for one in settings.registries],
         "sites": [one.name for one in settings.sites],
         "policy": _digest(workspace.policy),
-        "trusted_root": _digest(workspace.trusted_root),
+        "trusted_root": root,
         "timestamps": [one.url for one in settings.timestamps],
         "timestamp_quorum": settings.timestamp_quorum,
     }

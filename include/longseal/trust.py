@@ -216,13 +216,19 @@ def accept(workspace: Workspace, reason: str, root: str | None = None) -> dict[s
 
 
 def show(workspace: Workspace) -> dict[str, Any]:
-    """What is in force, since when, and what of it ends soon; touches no network."""
+    """What is in force, since when, and what of it ends soon; touches no network.
+
+    ``pending`` is a root in the settings' file that is not in force: not looked at yet, or refused.
+    """
     adopted = newest(workspace)
     root = workspace.trusted_root
     named = _verified(workspace, adopted)
     now = workspace.now()
+    path = workspace.settings.trust
+    theirs = digest_of(_file(workspace)) if isinstance(path, Path) else digest_of(root)
     return {
         "root": digest_of(root),
+        "pending": None if theirs == digest_of(root) else theirs,
         "source": "file" if adopted is None else adopted.source,
         "since": None if adopted is None else timestamp(adopted.at),
         "by": None if adopted is None else adopted.actor,

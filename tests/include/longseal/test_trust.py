@@ -12,6 +12,7 @@ from tests.tuf_repository import TufRepository, served
 
 from longseal import judgement, trust
 from longseal.canonical import digest_of, sha256_hex
+from longseal.cli import main
 from longseal.errors import (
     MalformedError,
     RefusedError,
@@ -123,6 +124,7 @@ def test_a_root_that_takes_away_what_evidence_rests_on_is_refused_and_the_old_on
         trust.refresh(put(short))
     workspace = put(short)
     assert workspace.trusted_root == ROOT
+    assert trust.show(workspace)["pending"] == digest_of(short)
     assert actions(workspace) == ["trust.adopted", "trust.refused"]
     assert workspace.catalog.counts() == {"verified": 100}
 
@@ -220,6 +222,28 @@ def test_what_is_about_to_be_signed_rests_on_the_settings_and_not_on_the_archive
 def test_nothing_verifies_before_the_repository_was_asked(tuf: Installation) -> None:
     with pytest.raises(SettingsError, match="longseal trust refresh"):
         _ = tuf.workspace().trusted_root
+
+
+def test_the_settings_hold_before_the_repository_was_asked(
+    tuf: Installation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["config", "--config", str(tuf.config), "--json"]) == 0
+    assert "longseal trust refresh" in json.loads(capsys.readouterr().out)["trusted_root"]
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {},
+        {"trusted_root": "root.json", "tuf": {"url": "http://127.0.0.1:9", "root": "root.json"}},
+        {"tuf": {"url": "http://127.0.0.1:9"}},
+        {"tuf": {"url": "http://127.0.0.1:9", "root": "absent.json"}},
+    ],
+)
+def test_trust_is_a_file_or_a_repository(harvested: Installation, found: dict[str, Any]) -> None:
+    harvested.write(trust=found)
+    with pytest.raises(SettingsError, match="trust"):
+        harvested.workspace()
 
 
 def test_what_was_brought_needs_no_network_any_more(
