@@ -12,6 +12,8 @@ from sqlalchemy import (
     Connection,
     Engine,
     Select,
+    Table,
+    bindparam,
     case,
     create_engine,
     delete,
@@ -289,11 +291,21 @@ class Catalog:
         """
         with self.session() as session:
             session.execute(update(Pack).where(Pack.digest == pack).values(state="stored"))
-            for row, before, columns in moves:
+            changes = [
+                {**columns, "seal": None, "of_row": row, "of_leaf": before}
+                for row, before, columns in moves
+            ]
+            if changes:
+                table = Evidence.__table__
+                assert isinstance(table, Table)
+                names = changes[0].keys() - {"of_row", "of_leaf"}
                 session.execute(
-                    update(Evidence)
-                    .where(Evidence.id == row, Evidence.leaf_hash == before)
-                    .values(**columns, seal=None)
+                    table.update()
+                    .where(
+                        table.c.id == bindparam("of_row"), table.c.leaf_hash == bindparam("of_leaf")
+                    )
+                    .values({name: bindparam(name) for name in sorted(names)}),
+                    changes,
                 )
 
     def unproven(self, tries: int, limit: int) -> list[Evidence]:
