@@ -28,6 +28,8 @@ from longseal.verify.policy import Reason
 from longseal.verify.pool import Case, VerifierPool
 from longseal.workspace import Workspace
 
+ACCEPTED: Final = (Outcome.VERIFIED.value, Outcome.IGNORED.value)
+
 _CASES: Final = 32
 """Attestations handed to a verifying process at once."""
 
@@ -63,23 +65,33 @@ class Change:
 
 @dataclass(slots=True)
 class Outcomes:
-    """How judging again went.
+    """How judging again went; of a change no more is kept than is shown, for there may be many.
 
-    :param missing: rows whose leaf is not in the pack that they name: nothing is known of them
+    :param changes: each as :meth:`Change.to_json` has it
+    :param accepted: rows whose new leaf is verified or ignored
     :param restored: rows that were set aside and hold after all, with the leaf that they have
+    :param missing: rows whose leaf is not in the pack that they name: nothing is known of them
     """
 
     judged: int = 0
-    changes: list[Change] = field(default_factory=list)
+    changes: list[dict[str, Any]] = field(default_factory=list)
     packs: list[str] = field(default_factory=list)
-    missing: int = 0
+    accepted: list[int] = field(default_factory=list)
     restored: list[int] = field(default_factory=list)
+    missing: int = 0
 
     @property
     def counts(self) -> dict[str, int]:
         """Changes by what became of what, as ``verified to rejected``."""
-        found = Counter(f"{one.held} to {one.after.verdict}" for one in self.changes)
-        return dict(sorted(found.items()))
+        pairs = ((one["from"]["verdict"], one["to"]["verdict"]) for one in self.changes)
+        return dict(sorted(Counter(f"{before} to {after}" for before, after in pairs).items()))
+
+    def add(self, part: _Judged) -> None:
+        """Count one pack in."""
+        self.judged += part.count
+        self.missing += part.missing
+        self.changes += [one.to_json() for one in part.changes]
+        self.accepted += [one.row for one in part.changes if one.after.verdict in ACCEPTED]
 
     def to_json(self) -> dict[str, Any]:
         """One JSON document."""
@@ -89,7 +101,7 @@ class Outcomes:
             "counts": self.counts,
             "missing": self.missing,
             "packs": self.packs,
-            "changes": [one.to_json() for one in self.changes],
+            "changes": self.changes,
         }
 
 
@@ -191,9 +203,7 @@ def preview(workspace: Workspace, policy: bytes) -> Outcomes:
     for part in _judged(
         workspace, workspace.trusted_root, policy, workspace.catalog.packs(), lambda row: True
     ):
-        found.judged += part.count
-        found.missing += part.missing
-        found.changes += part.changes
+        found.add(part)
     return found
 
 
@@ -227,9 +237,7 @@ def _apply(workspace: Workspace, packs: Sequence[str], wanted: Callable[[Row], b
         workspace.keep(trust)
         workspace.keep(policy)
     for part in _judged(workspace, trust, policy, packs, wanted):
-        found.judged += part.count
-        found.missing += part.missing
-        found.changes += part.changes
+        found.add(part)
         found.packs += supersede(workspace, part.changes, part.evidence)
         workspace.catalog.mark_judged([row.id for row in part.rows], now)
         held = {row.id: row.leaf for row in part.same if _is_suspect(row)}

@@ -16,14 +16,11 @@ from longseal.canonical import is_digest, parse_object, timestamp
 from longseal.catalog.models import Evidence
 from longseal.errors import RefusedError
 from longseal.patterns import matches_any
-from longseal.verify.engine import Outcome
 from longseal.workspace import Workspace
 
 HELD: Final = ("rejected", "suspect", "unknown")
 """``rejected``: refused; ``suspect``: it did not hold when it was about to be sealed; ``unknown``:
 nothing here can judge it."""
-
-_ACCEPTED: Final = (Outcome.VERIFIED.value, Outcome.IGNORED.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,21 +110,21 @@ def release(workspace: Workspace, wanted: Filter = Filter()) -> dict[str, Any]:
     """
     rows = list(held(workspace, wanted))
     outcomes = judgement.release(workspace, rows)
-    released = [one for one in outcomes.changes if one.after.verdict in _ACCEPTED]
-    still = {row.id for row in rows} - {one.row for one in released} - set(outcomes.restored)
-    if released or outcomes.restored:
+    released = {*outcomes.accepted, *outcomes.restored}
+    still = {row.id for row in rows} - released
+    if released:
         workspace.note(
             "quarantine.released",
             {
-                "released": len(released) + len(outcomes.restored),
+                "released": len(released),
                 "packs": outcomes.packs,
                 "judged": outcomes.judged,
             },
         )
     return {
         "judged": outcomes.judged,
-        "released": len(released) + len(outcomes.restored),
+        "released": len(released),
         "held": counts(row for row in workspace.catalog.held(HELD) if row.id in still),
         "missing": outcomes.missing,
-        "evidence": [one.to_json() for one in released],
+        "evidence": [one for one in outcomes.changes if one["to"]["verdict"] in judgement.ACCEPTED],
     }
