@@ -415,8 +415,9 @@ def _watch(arguments: argparse.Namespace) -> int:
 
 
 def _prove(arguments: argparse.Namespace) -> int:
-    from longseal.seal.ceremony import authorities, organisation_key
+    from longseal.seal.ceremony import authorities
     from longseal.seal.keys import fingerprint
+    from longseal.seal.organisation import organisation_key
     from longseal.seal.proof_folder import prove
 
     workspace = _workspace(arguments)

@@ -206,8 +206,11 @@ class FileSignerSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimestampSettings:
+    """:param retired: asked no more; what it stamped still counts"""
+
     url: str
     certificates: Path
+    retired: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,6 +290,8 @@ class Settings:
         a file, or a TUF repository
     :param pinned_key: fingerprint that the organisation's key must have, ``sha256:<hex>``
     :param complete_proofs: URL of the Rekor v1 log that is asked for proofs; None for none
+    :param recovery_key: fingerprint of the offline key that may sign a new key set alone
+    :param next_signer: the key that is to follow the signer's
     :param harvest_workers: processes that verify; None for one a core
     :param lines: line of each setting by its dotted name, for :meth:`where`
     """
@@ -302,6 +307,8 @@ class Settings:
     timestamps: tuple[TimestampSettings, ...]
     timestamp_quorum: int = 1
     pinned_key: str | None = None
+    recovery_key: str | None = None
+    next_signer: SignerSettings | None = None
     rekor: RekorSettings | None = None
     log_watch: LogWatchSettings | None = None
     complete_proofs: str | None = None
@@ -665,11 +672,12 @@ def _build(document: _Document) -> Settings:
     folder = document.path.absolute().parent
     _require_unique_names(document, "registries", INTAKE)
     _require_unique_names(document, "sites")
-    authorities = len(value["timestamps"])
+    authorities = sum(not item.get("retired", False) for item in value["timestamps"])
     quorum = value.get("timestamp_quorum", 1)
     if quorum > authorities:
         raise document.error(
-            "timestamp_quorum", f"asks for {quorum} authorities, but timestamps names {authorities}"
+            "timestamp_quorum",
+            f"asks for {quorum} authorities, but timestamps names {authorities} to ask",
         )
     return Settings(
         path=document.path,
@@ -681,11 +689,17 @@ def _build(document: _Document) -> Settings:
         policy=tuple(_rule(item) for item in value["policy"]),
         signer=_signer(value["signer"], folder),
         timestamps=tuple(
-            TimestampSettings(url=item["url"], certificates=folder / item["certificates"])
+            TimestampSettings(
+                url=item["url"],
+                certificates=folder / item["certificates"],
+                retired=item.get("retired", False),
+            )
             for item in value["timestamps"]
         ),
         timestamp_quorum=quorum,
         pinned_key=value.get("keys", {}).get("pinned"),
+        recovery_key=value.get("keys", {}).get("recovery"),
+        next_signer=_signer(value["next_signer"], folder) if "next_signer" in value else None,
         rekor=_rekor(value["rekor"], folder) if "rekor" in value else None,
         complete_proofs=value["complete_proofs"]["url"].rstrip("/")
         if "complete_proofs" in value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -30,6 +30,7 @@ from longseal.settings import (
     RegistrySiteSettings,
     S3ArchiveSettings,
     Settings,
+    SignerSettings,
     policy_document,
     secret,
 )
@@ -190,17 +191,27 @@ class Workspace:
 
     def signer(self) -> CountingSigner:
         """The organisation's key, opened anew for whoever counts its operations."""
-        return CountingSigner(self._signer(), self.budget)
+        return self.counted(next(self.signers()))
 
-    def _signer(self) -> Signer:
-        match self.settings.signer:
-            case Pkcs11SignerSettings() as chosen:
+    def signers(self) -> Iterator[Signer]:
+        """The key, and the one that follows it where the settings name one."""
+        for chosen in (self.settings.signer, self.settings.next_signer):
+            if chosen is not None:
+                yield self._signer(chosen)
+
+    def counted(self, signer: Signer) -> CountingSigner:
+        """``signer``, held to this run's budget of key operations."""
+        return CountingSigner(signer, self.budget)
+
+    def _signer(self, chosen: SignerSettings) -> Signer:
+        match chosen:
+            case Pkcs11SignerSettings():
                 from longseal.seal.signers.pkcs11 import Pkcs11Signer
 
                 return Pkcs11Signer(chosen.uri)
-            case KmsSignerSettings() as chosen:
+            case KmsSignerSettings():
                 return self._kms(chosen)
-            case FileSignerSettings() as chosen:
+            case FileSignerSettings():
                 from longseal.seal.signers.file import FileSigner
 
                 return FileSigner(chosen.path, chosen.password_env)

@@ -26,7 +26,8 @@ from longseal.canonical import (
 from longseal.catalog.models import Evidence, Image
 from longseal.errors import RefusedError, VerificationError
 from longseal.registry.attach import detach
-from longseal.seal.ceremony import Ceremony, check_bundle, organisation_key
+from longseal.seal.ceremony import Ceremony, check_bundle
+from longseal.seal.organisation import organisation_key
 from longseal.seal.published import predicate_type, read_lines, read_seal
 from longseal.seal.statement import Statement, Subject
 from longseal.seal.tree import leaf_hash
@@ -241,7 +242,7 @@ def _require_signed(workspace: Workspace, document: bytes) -> None:
             continue
         ceremony = Ceremony(workspace, key.rpartition("/")[0])
         if _document(workspace, ceremony) == document:
-            check_bundle(workspace, ceremony.bundle(), organisation_key(workspace).key)
+            check_bundle(workspace, ceremony.bundle())
             return
     raise RefusedError(f"the plan {digest_of(document)} is not signed: plan first")
 
@@ -267,7 +268,7 @@ def read_back(workspace: Workspace, items: Sequence[Item]) -> dict[str, Leaf]:
     sealed: set[str] = set()
     for sequence in sorted({seal for item in items for seal in item.seals}):
         seal = read_seal(workspace, sequence)
-        check_bundle(workspace, seal.bundle, organisation_key(workspace).key)
+        check_bundle(workspace, seal.bundle)
         files = seal.files()
         named = [*seal.files("leaves/").values(), *(files[name] for name in _LISTS)]
         sealed.update(leaf_hash(line).hex() for line in read_lines(workspace, named))

@@ -10,8 +10,8 @@ from typing import Any
 from longseal.archive.pack import load_pack, pack_key
 from longseal.canonical import sha256_hex
 from longseal.errors import VerificationError
-from longseal.seal.ceremony import key_set
-from longseal.seal.proof import Anchors, verify_chain, verify_seal
+from longseal.seal.organisation import anchors_of, key_set
+from longseal.seal.proof import verify_chain, verify_seal
 from longseal.seal.published import SEAL, TRUSTED_ROOT, Published, published, seal_folder
 from longseal.verify.report import Report
 from longseal.workspace import Workspace
@@ -57,14 +57,9 @@ def _seal_check(workspace: Workspace, seal: Published) -> Callable[[], str]:
         return workspace.kept(files[name])
 
     def check() -> str:
-        keys = key_set(workspace)
-        if keys is None:
+        if key_set(workspace) is None:
             raise VerificationError("there is no key set in the archive")
-        named = seal.statement.predicate.get("keyid")
-        entry = next((one for one in keys[0].keys if one.keyid == named), None)
-        if entry is None:
-            raise VerificationError(f"its key {named} is not in the key set")
-        verify_seal(read, Anchors(entry.key, quorum=workspace.settings.timestamp_quorum))
+        verify_seal(read, anchors_of(workspace))
         return f"{seal.period}: {seal.size} attestations, {len(files)} files"
 
     return check

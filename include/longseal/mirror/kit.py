@@ -21,8 +21,10 @@ from typing import Final
 from longseal.canonical import canonical_json, digest_of, parse_object, timestamp
 from longseal.catalog.models import Delivery
 from longseal.mirror.plan import Shipment
-from longseal.seal.ceremony import Ceremony, key_set, organisation_key, seal_trusted_root
+from longseal.seal.ceremony import Ceremony, seal_trusted_root
+from longseal.seal.key_history import history_files
 from longseal.seal.keys import public_pem
+from longseal.seal.organisation import key_set, organisation_key
 from longseal.seal.published import (
     SEAL,
     TRUSTED_ROOT,
@@ -38,6 +40,7 @@ KIT_TYPE: Final = "application/vnd.longseal.site.v1"
 INVENTORY: Final = "inventory.json"
 INVENTORY_BUNDLE: Final = "inventory.sigstore.json"
 ORGANISATION_KEY: Final = "org.pub"
+KEY_SET: Final = "key-set.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,11 +171,12 @@ def _files(workspace: Workspace) -> dict[str, bytes]:
         ORGANISATION_KEY: public_pem(key).encode(),
         "trusted_root.json": workspace.trusted_root,
         "policy.json": workspace.policy,
-        TRUSTED_ROOT: seal_trusted_root(workspace),
+        TRUSTED_ROOT: seal_trusted_root(workspace, retired=True),
     }
     found = key_set(workspace)
     if found is not None:
-        files["key-set.json"] = found[1]
+        files[KEY_SET] = found[1]
+    files |= history_files(workspace)
     for seal in published(workspace):
         folder = seal_folder(seal.sequence)
         files[f"{folder}/{SEAL}"] = seal.bundle

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -13,11 +14,12 @@ from longseal.archive.leaf import Leaf
 from longseal.canonical import digest_of, is_digest, parse_object, parse_timestamp
 from longseal.errors import MalformedError, VerificationError
 from longseal.mirror.delivery import IMAGES, KIT_REPOSITORY, TITLE
-from longseal.mirror.kit import INVENTORY, INVENTORY_BUNDLE, ORGANISATION_KEY
+from longseal.mirror.kit import INVENTORY, INVENTORY_BUNDLE, KEY_SET, ORGANISATION_KEY
 from longseal.registry.interface import Registry
 from longseal.registry.layout import LayoutRegistry
 from longseal.registry.model import check_repository, parse_manifest
-from longseal.seal.keys import fingerprint, load_public_pem
+from longseal.seal.key_history import read_history, successors
+from longseal.seal.keys import KeySet, fingerprint, load_public_pem
 from longseal.seal.proof import Anchors, verify_chain, verify_seal, verify_statement
 from longseal.seal.published import TRUSTED_ROOT, Published
 from longseal.seal.signers.interface import PublicKey
@@ -59,11 +61,25 @@ class SiteKit:
         """
         found = load_public_pem(self.read(ORGANISATION_KEY), f"site/{ORGANISATION_KEY}")
         expected = self._key if isinstance(self._key, str) else fingerprint(self._key)
+        anchors = Anchors(found, self._timestamp_roots, self._quorum)
         if fingerprint(found) != expected:
+            self._require_successor(found, expected, anchors)
+        return anchors
+
+    def _require_successor(self, found: PublicKey, expected: str, anchors: Anchors) -> None:
+        """The key has changed since: that counts where the one known before signed for it."""
+        try:
+            keys = successors(read_history(self.read), expected, anchors, self.read(TRUSTED_ROOT))
+        except VerificationError as err:
             raise VerificationError(
-                f"expected the organisation's key {expected}, found {fingerprint(found)}"
-            )
-        return Anchors(found, self._timestamp_roots, self._quorum)
+                f"expected the organisation's key {expected}, found {fingerprint(found)}: {err}"
+            ) from err
+        if not any(one.key == found and one.status == "active" for one in keys.keys):
+            raise VerificationError(f"the key set does not let {fingerprint(found)} sign")
+
+    def with_keys(self, anchors: Anchors) -> Anchors:
+        """``anchors`` with the other keys of the key set, which the checked kit has."""
+        return replace(anchors, keys=KeySet.parse(self.read(KEY_SET)))
 
     def inventory(self, anchors: Anchors) -> dict[str, Any]:
         """The inventory, once the organisation's signature over it holds.
@@ -178,6 +194,7 @@ class Volume:
             )
         if not report.attempt("files", lambda: self._kit.check(inventory["files"])):
             return
+        anchors[0] = self._kit.with_keys(anchors[0])
         seals: list[tuple[Published, list[bytes]]] = []
         folders = sorted(
             {"/".join(name.split("/")[:2]) for name in inventory["files"] if "seals/" in name}

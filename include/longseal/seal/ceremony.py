@@ -13,10 +13,9 @@ import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final
 
-from longseal.canonical import canonical_json, digest_of, parse_object, sha256_hex, timestamp
+from longseal.canonical import canonical_json, digest_of, parse_object, sha256_hex
 from longseal.errors import (
     ConflictError,
     MalformedError,
@@ -25,13 +24,15 @@ from longseal.errors import (
     VerificationError,
 )
 from longseal.seal.bundle import format_key_bundle, parse_key_bundle, verify_key_bundle
-from longseal.seal.keys import KeyEntry, KeySet, fingerprint, verify_signature
+from longseal.seal.keys import KeySet, fingerprint, verify_signature
+from longseal.seal.organisation import anchors_of, signer_of
 from longseal.seal.signers.checked import sign_checked
-from longseal.seal.signers.interface import PublicKey
-from longseal.seal.statement import PAYLOAD_TYPE, pae
+from longseal.seal.signers.interface import PublicKey, Signer
+from longseal.seal.statement import PAYLOAD_TYPE, Statement, pae
 from longseal.seal.timestamps import (
     Authority,
     Gathered,
+    Token,
     gather,
     parse_tokens,
     verify_quorum,
@@ -52,12 +53,24 @@ _ENTRY: Final = "log-entry.json"
 class Ceremony:
     """The making of one bundle, in a folder of the archive.
 
+    The claimed statement names the key that signs it.
+
     :param folder: where its parts are kept, as ``seals/000001/1``
+    :param keys: the key set that has the key; None for the newest
+    :param signer: holds the key; None for that of the settings which does
     """
 
-    def __init__(self, workspace: Workspace, folder: str) -> None:
+    def __init__(
+        self,
+        workspace: Workspace,
+        folder: str,
+        keys: KeySet | None = None,
+        signer: Signer | None = None,
+    ) -> None:
         self._workspace = workspace
         self.folder = folder
+        self._keys = keys
+        self._signer = signer
 
     def claim(self, statement: bytes) -> bytes:
         """Claim the folder for ``statement``; a claim made earlier stands.
@@ -105,10 +118,10 @@ class Ceremony:
         if self.signed:
             verify_signature(self._public_key(), self.signature(), message)
             return 0
-        signer = self._workspace.signer()
+        pinned = fingerprint(self._public_key())
+        signer = self._workspace.counted(self._signer or signer_of(self._workspace, pinned))
         if signer.warning:
             _log.warning(signer.warning)
-        pinned = fingerprint(self._public_key())
         subject = {
             "folder": self.folder,
             "key": pinned,
@@ -185,7 +198,7 @@ class Ceremony:
             self._tokens(),
             self._entry() if self._has(_ENTRY) else None,
         )
-        check_bundle(self._workspace, bundle, self._public_key())
+        check_bundle(self._workspace, bundle, self._keys)
         self._workspace.store(self._key(BUNDLE), bundle)
         return bundle
 
@@ -203,7 +216,8 @@ class Ceremony:
         return self._workspace.archive.get(self._key(BUNDLE))
 
     def _public_key(self) -> PublicKey:
-        return organisation_key(self._workspace).key
+        named = Statement.parse(self.statement()).predicate.get("keyid")
+        return anchors_of(self._workspace, self._keys).named(named)
 
     def _tokens(self) -> list[bytes]:
         return read_tokens(self._workspace, self._key(_TIMESTAMPS))
@@ -235,14 +249,18 @@ class Finished:
     operations: int
 
 
-def check_bundle(workspace: Workspace, bundle: bytes, key: PublicKey) -> None:
+def check_bundle(workspace: Workspace, bundle: bytes, keys: KeySet | None = None) -> None:
     """Check a bundle of the organisation's: signature, timestamp quorum, log entry.
 
+    :param keys: the key set that has its key; None for the newest
     :raises VerificationError: naming what does not hold
     """
     parts = parse_key_bundle(bundle)
+    anchors = anchors_of(workspace, keys)
+    key = anchors.named(Statement.parse(parts.payload).predicate.get("keyid"))
     verify_key_bundle(parts, key)
-    require_quorum(workspace, parts.timestamps, parts.signature)
+    tokens = require_quorum(workspace, parts.timestamps, parts.signature)
+    anchors.require_window(key, min(token.gen_time for token in tokens))
     rekor = workspace.settings.rekor
     if rekor is None:
         return
@@ -260,62 +278,16 @@ def check_bundle(workspace: Workspace, bundle: bytes, key: PublicKey) -> None:
     )
 
 
-KEY_SET: Final = "keys/key-set-{version:04}.json"
-
-
-def key_set(workspace: Workspace) -> tuple[KeySet, bytes] | None:
-    """The newest key set in the archive, with its bytes; None before the first."""
-    keys = [key for key in workspace.archive.keys("keys/key-set-") if key.endswith(".json")]
-    if not keys:
-        return None
-    data = workspace.archive.get(keys[-1])
-    return KeySet.parse(data), data
-
-
-def organisation_key(workspace: Workspace) -> KeyEntry:
-    """The key that signs now.
-
-    The first time, the signer's own key becomes the first key set; from then on the key set is what
-    pins it. Where the settings pin a fingerprint, the key must have that one.
-
-    :raises SettingsError: the key set and ``keys.pinned`` disagree, or no key is active
-    """
-    found = key_set(workspace)
-    if found is None:
-        entry = _first_key(workspace)
-    else:
-        active = [each for each in found[0].keys if each.status == "active"]
-        if not active:
-            raise SettingsError("signer", "no key of the key set is active: add one to it")
-        entry = max(active, key=lambda each: each.since)
-    pinned = workspace.settings.pinned_key
-    if pinned is not None and fingerprint(entry.key) != pinned:
-        raise SettingsError(
-            "keys.pinned", f"expected key {pinned}, the key set has {fingerprint(entry.key)}"
-        )
-    return entry
-
-
-def _first_key(workspace: Workspace) -> KeyEntry:
-    since = _start_of_day(workspace.now())
-    entry = KeyEntry(workspace.signer().public_key, since)
-    workspace.store(KEY_SET.format(version=1), KeySet((entry,)).format())
-    workspace.note("key.established", {"key": fingerprint(entry.key), "since": timestamp(since)})
-    return entry
-
-
-def _start_of_day(moment: datetime) -> datetime:
-    # Some hours of room: the clocks of timestamp authorities differ from ours.
-    return moment.replace(hour=0, minute=0, second=0, microsecond=0)
-
-
-def authorities(workspace: Workspace) -> tuple[Authority, ...]:
+def authorities(workspace: Workspace, retired: bool = False) -> tuple[Authority, ...]:
     """The timestamp authorities of the settings, with their certificates.
 
+    :param retired: also those that are asked no more, and whose timestamps still count
     :raises SettingsError: a certificate file cannot be read or parsed
     """
     found = []
     for index, chosen in enumerate(workspace.settings.timestamps):
+        if chosen.retired and not retired:
+            continue
         setting = f"timestamps[{index}].certificates"
         data = workspace.read_setting(setting, chosen.certificates)
         try:
@@ -325,12 +297,16 @@ def authorities(workspace: Workspace) -> tuple[Authority, ...]:
     return tuple(found)
 
 
-def require_quorum(workspace: Workspace, tokens: Sequence[bytes], message: bytes) -> None:
+def require_quorum(
+    workspace: Workspace, tokens: Sequence[bytes], message: bytes
+) -> tuple[Token, ...]:
     """Check that enough authorities of the settings stamped ``message``.
 
+    :returns: a good token of each authority that has one
     :raises VerificationError: when too few did, with why
     """
-    verify_quorum(tokens, message, authorities(workspace), workspace.settings.timestamp_quorum)
+    known = authorities(workspace, retired=True)
+    return verify_quorum(tokens, message, known, workspace.settings.timestamp_quorum)
 
 
 def timestamp_file(workspace: Workspace, key: str, tokens_key: str) -> None:
@@ -372,12 +348,15 @@ def log_key(workspace: Workspace) -> PublicKey:
     return load_public_pem(data, "rekor.public_key")
 
 
-def seal_trusted_root(workspace: Workspace) -> bytes:
-    """``seal-trusted-root.json``: the seal's own authorities and log, and nothing else."""
+def seal_trusted_root(workspace: Workspace, retired: bool = False) -> bytes:
+    """``seal-trusted-root.json``: the seal's own authorities and log, and nothing else.
+
+    :param retired: with the authorities of older seals
+    """
     from longseal.seal.trusted_root import Log, format_trusted_root
 
     rekor = workspace.settings.rekor
     return format_trusted_root(
-        authorities(workspace),
+        authorities(workspace, retired),
         None if rekor is None else Log(rekor.url, log_key(workspace), rekor.origin),
     )

@@ -19,7 +19,8 @@ from longseal.errors import RegistryError
 from longseal.registry.attach import attach, detach
 from longseal.registry.interface import Descriptor, Registry
 from longseal.seal.bundle import MEDIA_TYPE
-from longseal.seal.ceremony import BUNDLE, Ceremony, organisation_key
+from longseal.seal.ceremony import BUNDLE, Ceremony
+from longseal.seal.organisation import organisation_key
 from longseal.seal.published import Published, predicate_type, read_lines, seal_folder
 from longseal.seal.statement import Statement, Subject
 from longseal.workspace import Workspace

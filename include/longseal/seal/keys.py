@@ -173,6 +173,11 @@ class KeySet:
         if len({entry.keyid for entry in self.keys}) != len(self.keys):
             raise MalformedError("a key stands in the key set twice")
 
+    def active(self, at: datetime) -> KeyEntry | None:
+        """The key that signs at ``at``: of the active ones, the newest whose window has begun."""
+        found = [each for each in self.keys if each.status == "active" and each.covers(at)]
+        return max(found, key=lambda each: (each.since, each.keyid), default=None)
+
     def key_for(self, keyid: str, at: datetime) -> PublicKey:
         """The key named ``keyid``, for a signature that a trusted clock puts at ``at``.
 

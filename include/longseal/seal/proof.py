@@ -10,7 +10,7 @@ from itertools import pairwise
 from longseal.canonical import digest_of, sha256_hex, timestamp
 from longseal.errors import VerificationError
 from longseal.seal.bundle import KeyBundle, parse_key_bundle, verify_key_bundle
-from longseal.seal.keys import fingerprint, keyid
+from longseal.seal.keys import KeySet, fingerprint, keyid
 from longseal.seal.published import SEAL, TRUSTED_ROOT, Published, check_tree
 from longseal.seal.rekor import verify_entry
 from longseal.seal.signers.interface import PublicKey
@@ -27,6 +27,7 @@ class Anchors:
     """What a verifier knows beforehand; no proof brings its own.
 
     :param key: the organisation's public key
+    :param keys: a key set that is vouched for by ``key``: its other keys count within their windows
     :param timestamp_roots: fingerprints of the authorities' roots that are believed; None where the
         trusted root beside the seal is believed because something signed by ``key`` lists it
     :param quorum: how many authorities must have stamped
@@ -35,6 +36,29 @@ class Anchors:
     key: PublicKey
     timestamp_roots: frozenset[str] | None = None
     quorum: int = 1
+    keys: KeySet | None = None
+
+    def named(self, named: object) -> PublicKey:
+        """The key that a statement names, where it is one of those that are known.
+
+        :raises VerificationError: it is another
+        """
+        for entry in self.keys.keys if self.keys else ():
+            if entry.keyid == named:
+                return entry.key
+        if named == keyid(self.key):
+            return self.key
+        raise VerificationError(
+            f"the statement names another key than {fingerprint(self.key)}: {str(named)[:80]}"
+        )
+
+    def require_window(self, key: PublicKey, stamped: datetime) -> None:
+        """Check that ``key`` counted when a trusted clock saw its signature.
+
+        :raises VerificationError: it did not
+        """
+        if self.keys is not None:
+            self.keys.key_for(keyid(key), stamped)
 
 
 def verify_statement(
@@ -48,20 +72,21 @@ def verify_statement(
     :raises VerificationError: naming what does not hold
     """
     bundle = parse_key_bundle(data)
-    statement = Statement.parse(verify_key_bundle(bundle, anchors.key))
+    key = anchors.named(Statement.parse(bundle.payload).predicate.get("keyid"))
+    statement = Statement.parse(verify_key_bundle(bundle, key))
     if not statement.predicate_type.endswith(f"/longseal/{kind}/v1"):
         raise VerificationError(
             f"expected a {kind} statement, found {statement.predicate_type[:200]}"
         )
-    if statement.predicate.get("keyid") != keyid(anchors.key):
-        raise VerificationError(f"the statement names another key than {fingerprint(anchors.key)}")
     authorities, log = parse_trusted_root(trusted_root)
     tokens = verify_quorum(
         bundle.timestamps, bundle.signature, believed(authorities, anchors), anchors.quorum
     )
     if log is not None:
-        _verify_log(bundle, anchors.key, log)
-    return statement, min(token.gen_time for token in tokens)
+        _verify_log(bundle, key, log)
+    stamped = min(token.gen_time for token in tokens)
+    anchors.require_window(key, stamped)
+    return statement, stamped
 
 
 def believed(authorities: Sequence[Authority], anchors: Anchors) -> list[Authority]:

@@ -36,8 +36,6 @@ from longseal.seal.ceremony import (
     BUNDLE,
     Ceremony,
     check_bundle,
-    key_set,
-    organisation_key,
     seal_trusted_root,
 )
 from longseal.seal.checkpoint import (
@@ -45,6 +43,7 @@ from longseal.seal.checkpoint import (
     sign_note,
     verifier_key,
 )
+from longseal.seal.organisation import key_set, organisation_key
 from longseal.seal.period import Period
 from longseal.seal.published import (
     SEAL,
@@ -236,7 +235,7 @@ class Reseal:
         archive = self._workspace.archive
         return {
             key: archive.get(key)
-            for prefix in ("seals/", "deliveries/", "prunes/", "deletions/")
+            for prefix in ("seals/", "deliveries/", "prunes/", "deletions/", "keys/")
             for key in archive.keys(prefix)
             if key.endswith(f"/{BUNDLE}") and not _ATTEMPT.fullmatch(_claim_of(key))
         }
@@ -380,7 +379,7 @@ class Reseal:
         if self.sealed is None:
             workspace, ceremony = self._workspace, self.ceremony
             bundle = ceremony.bundle()
-            check_bundle(workspace, bundle, organisation_key(workspace).key)
+            check_bundle(workspace, bundle)
             sequence = int(Statement.parse(ceremony.statement()).predicate["sequence"])
             folder = seal_folder(sequence)
             workspace.store(f"{folder}/{TRUSTED_ROOT}", seal_trusted_root(workspace))

@@ -25,8 +25,9 @@ from longseal.errors import (
     VerificationError,
 )
 from longseal.registry.interface import Registry
-from longseal.seal.ceremony import organisation_key, seal_trusted_root
+from longseal.seal.ceremony import seal_trusted_root
 from longseal.seal.keys import fingerprint, load_public_pem
+from longseal.seal.organisation import key_set, organisation_key
 from longseal.seal.proof import Anchors, verify_seal, verify_statement
 from longseal.seal.proof_folder import PROOF, verify_proof
 from longseal.seal.published import SEAL, read_lines, read_seal
@@ -218,7 +219,7 @@ def _image(
         def vouched() -> str:
             anchors = kit.anchors()
             said = kit.check(kit.inventory(anchors)["files"])
-            checked.append(kit.expectations(anchors))
+            checked.append(kit.expectations(kit.with_keys(anchors)))
             return said
 
         if not report.attempt("site kit", vouched):
@@ -244,7 +245,7 @@ def _expectations(given: Given, workspace: Callable[[], Workspace]) -> Expectati
     if given.seal_trusted_root is not None:
         root = _read(given.seal_trusted_root, "--seal-trusted-root")
     elif anchors is not None:
-        root = seal_trusted_root(workspace())
+        root = seal_trusted_root(workspace(), retired=True)
     return Expectations(_engine(given, workspace), anchors, root)
 
 
@@ -292,7 +293,12 @@ def _where(workspace: Workspace, row: Evidence, sealed: dict[int, set[str]]) -> 
 
 
 def _anchors(given: Given, workspace: Callable[[], Workspace]) -> Anchors:
-    return Anchors(_key(given, workspace), given.timestamp_roots, given.quorum)
+    key = _key(given, workspace)
+    keys = None
+    if given.key is None or is_digest(given.key):
+        found = key_set(workspace())
+        keys = found and found[0]
+    return Anchors(key, given.timestamp_roots, given.quorum, keys)
 
 
 def _key(given: Given, workspace: Callable[[], Workspace]) -> PublicKey:

@@ -7,8 +7,8 @@ import pytest
 from tests.installation import EXAMPLES, IDENTITY, ISSUER, Installation
 
 from longseal.cli import main
-from longseal.seal.ceremony import organisation_key
 from longseal.seal.keys import fingerprint
+from longseal.seal.organisation import organisation_key
 
 Capture = pytest.CaptureFixture[str]
 

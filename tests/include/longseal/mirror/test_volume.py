@@ -14,9 +14,9 @@ from longseal.mirror.plan import plan
 from longseal.mirror.site import Volume
 from longseal.registry.layout import LayoutRegistry
 from longseal.registry.model import fallback_tag, parse_index
-from longseal.seal.ceremony import organisation_key
 from longseal.seal.images import attach_images, sign_images
 from longseal.seal.keys import fingerprint
+from longseal.seal.organisation import organisation_key
 from longseal.verify.report import Report, State
 from longseal.verify.target import Given, verify
 from longseal.workspace import Workspace, utc_now

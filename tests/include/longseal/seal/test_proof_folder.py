@@ -10,8 +10,8 @@ from tests.lab.tools import tool
 from longseal import cli
 from longseal.canonical import sha256_hex
 from longseal.errors import RefusedError
-from longseal.seal.ceremony import organisation_key
 from longseal.seal.keys import fingerprint
+from longseal.seal.organisation import organisation_key
 from longseal.seal.proof_folder import SUMS, VERIFY, prove, verify_proof
 from longseal.seal.timestamps import Authority
 from longseal.verify.report import Report
