@@ -65,6 +65,9 @@ _CHUNK_MEMBERS: Final = 4_096
 _SLICE: Final = 512
 """Images looked for, judged and recorded together: a batch holds no more of them at once."""
 
+_CANDIDATES: Final = 8_192
+"""Attachments of one slice at which it is settled early: one image may have thousands."""
+
 _CASES: Final = 8
 """Attestations handed to a verifying process at once."""
 
@@ -345,10 +348,19 @@ class _Run:
         for record, unknown in self._ahead(self._discover, subjects):
             records.append(record)
             candidates += unknown
+            if len(candidates) >= _CANDIDATES:
+                self._settle(records, candidates)
+                records, candidates = [], []
+        self._settle(records, candidates)
+        self._memory.save()
+
+    def _settle(
+        self, records: Sequence[CompletenessRecord], candidates: Iterable[Candidate]
+    ) -> None:
+        """Take in what is not known yet, then keep how it was looked for."""
         wanted = self._without_known(records, candidates)
         self._collector.collect(self._fetched(wanted))
         self._record(records)
-        self._memory.save()
 
     def _ahead(self, work: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
         """What ``work`` makes of each item, in order; no more is under way than is taken soon."""

@@ -1169,10 +1169,11 @@ def test_a_record_is_archived_again_only_when_the_search_ends_otherwise(
     assert second[1]["checkedAt"] == "2026-11-25T03:00:00Z"
 
 
+@pytest.mark.parametrize("limit", ["_SLICE", "_CANDIDATES"])
 def test_a_batch_is_worked_off_in_slices_and_nothing_is_lost_between(
-    crowd: Place, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
+    limit: str, crowd: Place, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(longseal.harvest, "_SLICE", 2)
+    monkeypatch.setattr(longseal.harvest, limit, 2)
     workspace = crowd.open()
     found = harvest_all(workspace)
     assert evidence(workspace) == undisturbed.evidence
