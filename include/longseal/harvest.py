@@ -634,7 +634,7 @@ class Collector:
             for (name, until), members in sorted(groups.items(), key=lambda group: group[0])
         ]
         # All at once: an attachment whose layers go into two packs is known only with both.
-        self._workspace.catalog.claim_packs(
+        claimed = self._workspace.catalog.claim_packs(
             [
                 {
                     "digest": pack.digest,
@@ -655,6 +655,8 @@ class Collector:
             ],
         )
         for _, until, pack, _ in packs:
+            if pack.digest not in claimed:
+                continue
             store_pack(self._workspace.archive, pack, until)
             self._workspace.catalog.mark_stored(pack.digest)
             self.result.packs.append(pack.digest)

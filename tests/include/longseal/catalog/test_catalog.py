@@ -112,6 +112,16 @@ def test_evidence_whose_pack_is_stored_keeps_its_place(catalog: Catalog) -> None
     assert packs == {digest("bundle"): digest("first"), digest("more"): digest("second")}
 
 
+def test_a_claim_of_what_is_all_stored_elsewhere_is_none(catalog: Catalog) -> None:
+    store(catalog, "first")
+    assert catalog.claim_packs([pack("late")], [evidence("late")]) == set()
+    assert catalog.claimed_packs() == []
+    partly = [evidence("partly"), evidence("partly", bundle="more")]
+    assert catalog.claim_packs([pack("partly")], partly) == {digest("partly")}
+    assert catalog.claim_packs([pack("first")], [evidence("first")]) == {digest("first")}
+    assert catalog.packs() == [digest("first")]
+
+
 def test_the_same_claim_again_changes_nothing(catalog: Catalog) -> None:
     for _ in range(2):
         catalog.claim_packs([pack("p")], [evidence("p")])
