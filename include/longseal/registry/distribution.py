@@ -306,12 +306,12 @@ class DistributionRegistry:
     def _pages(self, first: str, scope: Scope) -> Iterator[Answer]:
         """Every page of a listing (distribution-spec, ``Link: <…>; rel="next"``)."""
         target: str | None = first
-        seen: set[str] = set()
-        size, began = 0, time.monotonic()
+        pages = size = 0
+        began = time.monotonic()
         while target is not None:
-            if target in seen or len(seen) >= MAX_PAGES:
+            pages += 1
+            if pages > MAX_PAGES:
                 raise RegistryError(f"{self._http.host}{first}: a list whose pages never end")
-            seen.add(target)
             answer = self._http.request(
                 "GET",
                 target,

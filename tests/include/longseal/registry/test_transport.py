@@ -1,6 +1,10 @@
 import io
+import os
+import pty
+import signal
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 from tests.doubles.registry import Failure, Start
 from tests.proxy import Proxy
 
+import longseal
 from longseal.canonical import digest_of
 from longseal.errors import RefusedError, RegistryError, SettingsError
 from longseal.registry import connections, transport
@@ -266,22 +271,36 @@ def test_a_client_certificate_that_cannot_be_used_is_a_settings_error(
         DistributionRegistry("main", "https://registry.example", client_certificate=file)
 
 
-def test_a_client_key_with_a_password_is_a_settings_error_and_no_question(
+def test_a_client_key_with_a_password_is_a_settings_error_and_no_question_at_a_terminal(
     tmp_path: Path, authority: Authority
 ) -> None:
-    pem = authority[0].read_bytes()
-    key = load_pem_private_key(pem, None)
+    key = load_pem_private_key(authority[0].read_bytes(), None)
     locked = tmp_path / "locked.pem"
     locked.write_bytes(
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"pw"))
     )
-    with pytest.raises(SettingsError, match="without a password"):
-        DistributionRegistry(
-            "main",
-            "https://registry.example",
-            client_certificate=authority[0],
-            client_key=locked,
-        )
+    script = (
+        "from pathlib import Path\n"
+        "from longseal.registry.distribution import DistributionRegistry\n"
+        "DistributionRegistry('main', 'https://registry.example',"
+        f" client_certificate=Path({str(authority[0])!r}), client_key=Path({str(locked)!r}))"
+    )
+    child, terminal = pty.fork()
+    if child == 0:
+        library = {"PYTHONPATH": str(Path(longseal.__file__).parents[1])}
+        os.execve(sys.executable, [sys.executable, "-c", script], library)
+    said = b""
+    try:
+        while b"pass phrase" not in said and (data := os.read(terminal, 65536)):
+            said += data
+    except OSError:  # the child has ended, and its terminal with it
+        pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(terminal)
+    assert b"SettingsError: client_certificate: no certificate and key, without a" in said
+    assert b"pass phrase" not in said
 
 
 # -- tokens that expire in mid-run ---------------------------------------------------------------
