@@ -76,6 +76,7 @@ class DistributionRegistry:
         self._patterns = tuple(patterns)
         self._http = Transport(url, **options)
         self._referrers_api: dict[str, bool] = {}
+        self._asked: set[str] = set()
         self._uploading = tuple(Lock() for _ in range(64))
         self._asking = tuple(Lock() for _ in range(64))
 
@@ -145,14 +146,16 @@ class DistributionRegistry:
         there are servers on which one repository has the API and its neighbour has not.
         """
         hex_of(digest)
-        known = self._referrers_api.get(check_repository(repository))
-        if known is None:
-            # The first thread asks, and the others learn from its answer.
+        if check_repository(repository) not in self._asked:
+            # The first thread asks, and the others learn from its answer, if it gets one.
             with self._asking[hash(repository) % len(self._asking)]:
-                known = self._referrers_api.get(repository)
-                if known is None:
-                    return self._ask_for_referrers(repository, digest, None)
-        return self._ask_for_referrers(repository, digest, known) if known else None
+                if repository not in self._asked:
+                    try:
+                        return self._ask_for_referrers(repository, digest, None)
+                    finally:
+                        self._asked.add(repository)
+        known = self._referrers_api.get(repository)
+        return None if known is False else self._ask_for_referrers(repository, digest, known)
 
     def _ask_for_referrers(
         self, repository: str, digest: str, known: bool | None

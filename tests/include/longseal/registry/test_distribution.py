@@ -6,6 +6,7 @@ import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from tests.doubles.registry import Failure, RegistryDouble, Start, image
@@ -107,6 +108,25 @@ def test_a_missing_referrers_api_is_asked_for_once_a_repository(
     assert server.count("GET", "referrers") == 1
     assert registry.referrers("corp/other", ABSENT) is None
     assert server.count("GET", "referrers") == 2
+
+
+def test_a_referrers_api_that_fails_is_not_asked_by_one_thread_after_the_other(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, registry = start()
+    together = Barrier(7)
+
+    def fail(*_: object, **__: object) -> None:
+        if registry._asked:
+            together.wait(timeout=10)
+        raise RegistryError("down")
+
+    monkeypatch.setattr(registry._http, "request", fail)
+    with pytest.raises(RegistryError, match="down"):
+        registry.referrers("corp/app", ABSENT)
+    with ThreadPoolExecutor(7) as pool:
+        futures = [pool.submit(registry.referrers, "corp/app", ABSENT) for _ in range(7)]
+    assert {str(future.exception()) for future in futures} == {"down"}
 
 
 def test_a_referrers_api_that_vanishes_is_an_error(start: Start) -> None:
