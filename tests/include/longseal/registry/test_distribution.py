@@ -115,10 +115,12 @@ def test_a_referrers_api_that_fails_is_not_asked_by_one_thread_after_the_other(
 ) -> None:
     _, registry = start()
     together = Barrier(7)
+    asked: list[str] = []
 
-    def fail(*_: object, **__: object) -> None:
-        if registry._asked:
-            together.wait(timeout=10)
+    def fail(method: str, *_: object, **__: object) -> None:
+        asked.append(method)
+        if len(asked) > 1:
+            together.wait(timeout=5)
         raise RegistryError("down")
 
     monkeypatch.setattr(registry._http, "request", fail)
