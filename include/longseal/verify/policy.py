@@ -98,6 +98,11 @@ class Rule:
     max_certificate: timedelta
     keys: tuple[bytes, ...] = ()
 
+    def __str__(self) -> str:
+        """Named by what it speaks of: the document has rules in another order than the settings."""
+        spoken = f"{', '.join(self.predicates)} in {', '.join(self.repositories)}"
+        return f"the rule for {spoken if len(spoken) <= 200 else f'{spoken[:200]}…'}"
+
     @property
     def signers(self) -> list[str]:
         """Who may attest, for a message."""
@@ -189,14 +194,15 @@ class Policy:
             )
         trusted = [rule for rule in speaking if rule.trusts(claim)]
         if not trusted:
-            expected = "; or ".join(text for rule in speaking for text in rule.signers)
-            return Reason("identity", f"expected {expected}; found {claim.signer}")
+            expected = "; or ".join(f"{' or '.join(rule.signers)}, by {rule}" for rule in speaking)
+            return Reason("identity", f"found {claim.signer}; expected {expected}")
         lifetime = claim.lifetime or timedelta()
         if not any(lifetime <= rule.max_certificate for rule in trusted):
-            longest = max(rule.max_certificate for rule in trusted)
+            longest = max(trusted, key=lambda rule: rule.max_certificate)
             return Reason(
                 "certificate-lifetime",
-                f"expected a certificate of at most {longest}, found one of {lifetime}",
+                f"expected a certificate of at most {longest.max_certificate}, found one of"
+                f" {lifetime}, by {longest}",
             )
         return None
 

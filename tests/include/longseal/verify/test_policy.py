@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -150,3 +151,30 @@ def test_a_reason_is_one_bounded_line_that_steers_no_terminal() -> None:
     reason = Reason("identity", "found \x1b[2J\0 é \ud800 \n\t a\\b" + "x" * MAX_REASON)
     assert str(reason).startswith(r"identity: found \x1b[2J\x00 \xe9 \ud800 a\b")
     assert len(reason.text) == MAX_REASON
+
+
+def test_a_reason_names_what_was_found_what_was_expected_and_the_rule() -> None:
+    rules = policy(
+        rule(repositories=["corp/app"], predicates=["https://a/*"]),
+        rule(repositories=["corp/*"], predicates=["https://a/**"], maxCertificateMinutes=5),
+        rule(repositories=["other"], predicates=["**"]),
+    )
+    asked = claim(repository="corp/app", predicate_type="https://a/b")
+    found = str(rules.refusal(replace(asked, identity="me@stella.example")))
+    assert found.startswith("identity: found me@stella.example of ")
+    assert (
+        f"expected {CI['identity']} of {CI['issuer']}, by the rule for https://a/* in corp/app; or "
+        in found
+    )
+    assert found.endswith("by the rule for https://a/** in corp/*")
+    late = str(rules.refusal(replace(asked, lifetime=timedelta(minutes=11))))
+    assert late == (
+        "certificate-lifetime: expected a certificate of at most 0:10:00, found one of 0:11:00,"
+        " by the rule for https://a/* in corp/app"
+    )
+
+
+def test_a_reason_has_room_for_what_was_found_however_many_rules_there_are() -> None:
+    many = policy(*(rule(repositories=[f"corp/{'x' * 300}{at}", "**"]) for at in range(50)))
+    found = str(many.refusal(claim(identity="me@stella.example")))
+    assert "me@stella.example" in found
