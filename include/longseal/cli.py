@@ -109,7 +109,9 @@ def _parser() -> argparse.ArgumentParser:
     verify = verb("verify", _verify, "Verify a bundle, seal, volume, image or known digest.")
     verify.add_argument("target", metavar="TARGET")
     verify.add_argument(
-        "--key", metavar="FILE|sha256:HEX", help="the organisation's key, or its fingerprint"
+        "--key",
+        metavar="FILE|sha256:HEX",
+        help="the organisation's key or its fingerprint; of another's bundle, the file of its key",
     )
     verify.add_argument("--trusted-root", type=Path, metavar="FILE", help="for keyless signatures")
     verify.add_argument("--identity", help="who must have signed, exactly")

@@ -703,6 +703,8 @@ def _without_time(line: str | None) -> dict[str, Any] | None:
 
 def signer_of(judgement: Judgement) -> Signer | None:
     """Who signed, as a leaf says it."""
+    if judgement.key is not None:
+        return Signer(None, None, judgement.key)
     if judgement.identity is None or judgement.issuer is None:
         return None
     return Signer(judgement.identity, judgement.issuer)

@@ -130,6 +130,7 @@ def difference(leaf: Leaf, judgement: Judgement) -> str | None:
     pairs = {
         "identity": (leaf.signer and leaf.signer.identity, judgement.identity),
         "issuer": (leaf.signer and leaf.signer.issuer, judgement.issuer),
+        "key": (leaf.signer and leaf.signer.key, judgement.key),
         "predicate type": (leaf.predicate_type, judgement.predicate_type),
         "subjects": (leaf.subject, judgement.subjects),
         "signing time": (leaf.signed_at, signed_at),

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import yaml
 
-from longseal.canonical import canonical_json
-from longseal.errors import SettingsError
+from longseal.canonical import canonical_json, digest_of
+from longseal.errors import MalformedError, SettingsError, UnsupportedError
 from longseal.patterns import matches_any
 
 if TYPE_CHECKING:
@@ -167,12 +167,14 @@ class Identity:
 class PolicyRule:
     """:param repositories: patterns where ``*`` stops at ``/`` and ``**`` crosses it
     :param predicates: the same, over predicate types
+    :param keys: PEM files of public keys
     """
 
     repositories: tuple[str, ...]
     predicates: tuple[str, ...]
     identities: tuple[Identity, ...]
     max_certificate_minutes: int = 10
+    keys: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -390,7 +392,7 @@ def with_policy(settings: Settings, path: Path) -> Settings:
     _check_schema(document, {**_schema(), "required": ["policy"]})
     changed = replace(
         settings,
-        policy=tuple(_rule(item) for item in document.value["policy"]),
+        policy=tuple(_rule(item, path.absolute().parent) for item in document.value["policy"]),
         path=path,
         lines=document.lines,
     )
@@ -412,18 +414,42 @@ def secret(environ: Mapping[str, str], variable: str, setting: str) -> str:
 def policy_document(settings: Settings) -> bytes:
     """The policy as canonical JSON; leaves name its digest.
 
-    Rules are OR-ed, so their order is left out of it, and that of the lists in them.
+    Rules are OR-ed, so their order is left out of it, and that of the lists in them. The keys that
+    it trusts stand in it themselves: the files that hold them are read.
+
+    :raises SettingsError: a key cannot be read
     """
-    rules = [
-        {
+    rules = []
+    for at, rule in enumerate(settings.policy):
+        spelled = {
             "repositories": sorted(set(rule.repositories)),
             "predicates": sorted(set(rule.predicates)),
             "identities": _sorted({_spelled(identity) for identity in rule.identities}),
             "maxCertificateMinutes": rule.max_certificate_minutes,
         }
-        for rule in settings.policy
-    ]
+        if rule.keys:
+            spelled["keys"] = _sorted(
+                {
+                    _spelled_key(settings, f"policy[{at}].keys[{key_at}].file", file)
+                    for key_at, file in enumerate(rule.keys)
+                }
+            )
+        rules.append(spelled)
     return canonical_json({"rules": _sorted({canonical_json(rule) for rule in rules})})
+
+
+def _spelled_key(settings: Settings, setting: str, file: Path) -> bytes:
+    from longseal.verify.keys import load_key, pem_of
+
+    try:
+        with file.open("rb") as opened:
+            key = load_key(opened.read(MAX_BYTES), str(file))
+    except OSError as err:
+        text = f"{file} cannot be read: {err.strerror or err}"
+        raise SettingsError(setting, text, settings.where(setting)) from err
+    except (MalformedError, UnsupportedError) as err:
+        raise SettingsError(setting, str(err), settings.where(setting)) from err
+    return canonical_json({"pem": pem_of(key), "sha256": digest_of(key)})
 
 
 def _spelled(identity: Identity) -> bytes:
@@ -625,6 +651,8 @@ def _explained(error: ValidationError) -> Iterator[tuple[str, str]]:
         case "oneOf":
             names = " or ".join(option["required"][0] for option in wanted)
             yield setting, f"expected exactly one of {names}"
+        case "anyOf":
+            yield _dotted([*error.absolute_path, wanted[0]["required"][0]]), "missing"
         case "not":
             yield setting, f"give only one of {' and '.join(wanted['required'])}"
         case "minItems" if setting == "policy" or setting.endswith(".identities"):
@@ -686,7 +714,7 @@ def _build(document: _Document) -> Settings:
         archive=_archive(value["archive"], folder),
         trust=_trust(value["trust"], folder),
         registries=tuple(_registry(item, folder) for item in value["registries"]),
-        policy=tuple(_rule(item) for item in value["policy"]),
+        policy=tuple(_rule(item, folder) for item in value["policy"]),
         signer=_signer(value["signer"], folder),
         timestamps=tuple(
             TimestampSettings(
@@ -771,12 +799,13 @@ def _registry(item: Mapping[str, Any], folder: Path) -> RegistrySettings | Layou
     return RegistrySettings(**_fields(item, folder))
 
 
-def _rule(item: Mapping[str, Any]) -> PolicyRule:
+def _rule(item: Mapping[str, Any], folder: Path) -> PolicyRule:
     found = dict(item)
     return PolicyRule(
         repositories=tuple(found.pop("repositories")),
         predicates=tuple(found.pop("predicates")),
-        identities=tuple(Identity(**identity) for identity in found.pop("identities")),
+        identities=tuple(Identity(**identity) for identity in found.pop("identities", ())),
+        keys=tuple(folder / key["file"] for key in found.pop("keys", ())),
         **found,
     )
 
@@ -883,6 +912,11 @@ def _require_files(settings: Settings) -> None:
     named += [
         (f"timestamps[{at}].certificates", item.certificates)
         for at, item in enumerate(settings.timestamps)
+    ]
+    named += [
+        (f"policy[{at}].keys[{key_at}].file", file)
+        for at, rule in enumerate(settings.policy)
+        for key_at, file in enumerate(rule.keys)
     ]
     for group, items in (("registries", settings.registries), ("sites", settings.sites)):
         named += [

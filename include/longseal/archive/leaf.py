@@ -40,10 +40,27 @@ _REASON = re.compile(r"[a-z][a-z0-9-]{0,63}(: .+)?", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """Who signed, as the certificate says: its subject alternative name and OIDC issuer."""
+    """Who signed: by certificate, its subject alternative name and OIDC issuer; or by key.
 
-    identity: str
-    issuer: str
+    :param key: SHA-256 digest of the key's SubjectPublicKeyInfo; then there is no certificate
+    """
+
+    identity: str | None
+    issuer: str | None
+    key: str | None = None
+
+    def to_json(self) -> dict[str, str | None]:
+        """As the leaf has it."""
+        if self.key is not None:
+            return {"key": self.key}
+        return {"identity": self.identity, "issuer": self.issuer}
+
+    @property
+    def valid(self) -> bool:
+        """Whether exactly one of certificate and key is named, and well-formed."""
+        if self.key is None:
+            return _text(self.identity) and _text(self.issuer)
+        return _digest(self.key) and self.identity is None and self.issuer is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +132,7 @@ class Leaf:
             self.predicate_type,
         )
         _require(
-            self.signer is None or (_text(self.signer.identity) and _text(self.signer.issuer)),
+            self.signer is None or self.signer.valid,
             "signer",
             self.signer,
         )
@@ -160,8 +177,7 @@ class Leaf:
             "registry": self.registry,
             "repository": self.repository,
             "signedAt": timestamp(self.signed_at),
-            "signer": self.signer
-            and {"identity": self.signer.identity, "issuer": self.signer.issuer},
+            "signer": self.signer and self.signer.to_json(),
             "subject": self.subject,
             "timeSource": self.time_source,
             "trust": self.trust,
@@ -199,7 +215,7 @@ class Leaf:
                 registry=found["registry"],
                 repository=found["repository"],
                 signed_at=parse_timestamp(found["signedAt"]),
-                signer=None if signer is None else Signer(signer["identity"], signer["issuer"]),
+                signer=None if signer is None else _signer(signer),
                 subject=tuple(found["subject"]),
                 time_source=found["timeSource"],
                 trust=found["trust"],
@@ -240,3 +256,9 @@ def _text(text: object) -> bool:
 
 def _ascending(items: tuple[str, ...], valid: Callable[[object], bool]) -> bool:
     return all(map(valid, items)) and all(a < b for a, b in pairwise(items))
+
+
+def _signer(signer: dict[str, Any]) -> Signer:
+    if "key" in signer:
+        return Signer(None, None, signer["key"])
+    return Signer(signer["identity"], signer["issuer"])

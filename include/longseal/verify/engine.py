@@ -71,6 +71,11 @@ class Judgement:
     key: str | None = None
     times: tuple[Time, ...] = ()
 
+    @property
+    def signer(self) -> str:
+        """Who signed, for a message."""
+        return self.identity or f"the key {self.key}"
+
 
 class Engine:
     """Judges bundles under one trusted root and one policy; keep one a process."""
@@ -245,9 +250,11 @@ def _statement(
     if isinstance(bundle.content, Envelope):
         return Statement.parse(bundle.content.payload)
     assert digest is not None
-    if artifact is not None and image != digest_of(artifact):
+    if artifact is None:
+        return Statement(IMAGE_SIGNATURE, (digest,))
+    if image not in (digest, digest_of(artifact)):
         return simple_signing(artifact)
-    return Statement(IMAGE_SIGNATURE, (digest,))
+    return Statement(IMAGE_SIGNATURE, tuple(sorted({digest, image})))
 
 
 def _names(facts: Facts) -> tuple[str | None, str | None]:

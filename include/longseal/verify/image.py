@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from longseal.canonical import parse_object, parse_timestamp, sha256_hex
 from longseal.errors import (
@@ -22,6 +24,9 @@ from longseal.seal.proof import Anchors, verify_statement
 from longseal.verify.engine import Engine, Outcome
 from longseal.verify.pool import Case, judge
 from longseal.verify.report import Report, State
+
+OWN_KIND: Final = re.compile(r"https://[^/]+/longseal/([a-z-]+)/v1")
+"""Predicate types of the organisation's own statements (``docs/formats/statements.md``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +107,18 @@ def verify_image(
         report.add(f"{name} statement", absent, text)
 
 
+def is_own_statement(document: dict[str, Any]) -> bool:
+    """Whether a bundle is one that Longseal makes: by a key, of a predicate type of its own."""
+    try:
+        if "publicKey" not in document["verificationMaterial"]:
+            return False
+        payload = base64.b64decode(document["dsseEnvelope"]["payload"], validate=True)
+        kind = parse_object(payload, "the statement")["predicateType"]
+        return OWN_KIND.fullmatch(kind) is not None
+    except (KeyError, TypeError, ValueError, MalformedError):
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class _LayerCheck:
     data: bytes
@@ -114,8 +131,7 @@ class _LayerCheck:
 
     def __call__(self) -> str:
         document = parse_object(self.data, "the attachment")
-        material: Any = document.get("verificationMaterial")
-        if isinstance(material, dict) and "publicKey" in material:
+        if is_own_statement(document):
             return self._statement()
         return self._attestation()
 
@@ -131,13 +147,13 @@ class _LayerCheck:
         if judgement.outcome is Outcome.REJECTED:
             raise VerificationError(str(judgement.reason))
         if judgement.outcome is Outcome.IGNORED:
-            return f"an image signature by {judgement.identity}: genuine, and it attests nothing"
+            return f"an image signature by {judgement.signer}: genuine, and it attests nothing"
         key = (sha256_hex(self.data), self.image)
         if self.expected.sealed is not None and key not in self.expected.sealed:
             raise VerificationError("it verifies, and no seal at hand covers it")
         self.seen.verified.append(judgement.predicate_type or "")
         covered = "" if self.expected.sealed is None else ", sealed"
-        return f"{judgement.predicate_type} by {judgement.identity}{covered}"
+        return f"{judgement.predicate_type} by {judgement.signer}{covered}"
 
     def _statement(self) -> str:
         anchors, trusted_root = self.expected.anchors, self.expected.trusted_root

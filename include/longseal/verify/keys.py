@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
+    load_der_public_key,
     load_pem_public_key,
 )
 
@@ -33,6 +34,12 @@ def spki(key: Any) -> bytes:
     """A public key as a DER SubjectPublicKeyInfo (RFC 5280)."""
     found: bytes = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return found
+
+
+def pem_of(key: bytes) -> str:
+    """A DER SubjectPublicKeyInfo in PEM: the one spelling that policies have."""
+    loaded = load_der_public_key(key)
+    return loaded.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
 
 def load_key(pem: bytes, what: str) -> bytes:

@@ -26,6 +26,7 @@ class Case:
 
     :param image: None where nothing else than ``data`` itself says what it speaks of
     :param manifest: what carried ``data``; None where that is a bundle for certain
+    :param artifact: what a message signature signs, where that is at hand
     """
 
     data: bytes
@@ -33,6 +34,7 @@ class Case:
     repository: str
     collected_at: datetime
     manifest: bytes | None = None
+    artifact: bytes | None = None
 
     @classmethod
     def kept(cls, evidence: Evidence) -> Case:
@@ -59,7 +61,13 @@ def judge(engine: Engine, case: Case) -> Judgement:
     except UnsupportedError as err:
         return replace(found, reason=Reason("unsupported", str(err)))
     judgements = [
-        engine.judge(one.bundle, image, case.repository, case.collected_at, artifact=one.artifact)
+        engine.judge(
+            one.bundle,
+            image,
+            case.repository,
+            case.collected_at,
+            artifact=case.artifact if one.artifact is None else one.artifact,
+        )
         for one in said
     ]
     accepted = (Outcome.VERIFIED, Outcome.IGNORED)

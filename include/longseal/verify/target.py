@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -13,6 +13,7 @@ from longseal.archive.pack import load_pack
 from longseal.canonical import (
     MAX_JSON_BYTES,
     digest_of,
+    digest_set,
     is_digest,
     parse_object,
     sha256_hex,
@@ -36,7 +37,8 @@ from longseal.seal.tree import leaf_hash
 from longseal.verify.documents import Piece, evidence_in
 from longseal.verify.engine import Engine, Outcome
 from longseal.verify.formats import intake_manifest
-from longseal.verify.image import Expectations, verify_image
+from longseal.verify.image import OWN_KIND, Expectations, is_own_statement, verify_image
+from longseal.verify.keys import load_key
 from longseal.verify.policy import MAX_CERTIFICATE, Identity, Name, Policy, Rule
 from longseal.verify.pool import Case, judge
 from longseal.verify.report import Report, State
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from longseal.mirror.site import SiteKit
 
 _IMAGE = re.compile(r"(?:(https?)://)?([^/@]+)/([^@]+)@(sha256:[0-9a-f]{64})")
+_DIGEST = re.compile(r"[A-Za-z0-9]{2,16}:[0-9a-f]{40,128}")
 _LOCAL: Final = re.compile(r"(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?")
 
 
@@ -135,16 +138,13 @@ def _file(report: Report, given: Given, path: Path, workspace: Callable[[], Work
         name = "" if len(found) == 1 else f" {digest_of(piece.data)[:19]}"
         if piece.format == "unreadable":
             report.add(f"evidence{name}", State.UNKNOWN, piece.reason)
-        elif piece.format == "sigstore-bundle" and _by_key(piece.data):
+        elif piece.format == "sigstore-bundle" and is_own_statement(
+            parse_object(piece.data, "the bundle")
+        ):
             _statement(report, given, piece.data, workspace, f"signature by key{name}")
         else:
             engine = engine or _engine(given, workspace)
-            report.attempt(f"keyless signature{name}", _Keyless(engine, piece, given.artifact))
-
-
-def _by_key(data: bytes) -> bool:
-    material = parse_object(data, "the bundle").get("verificationMaterial")
-    return isinstance(material, dict) and "publicKey" in material
+            report.attempt(f"signature{name}", _Signature(engine, piece, given.artifact))
 
 
 def _statement(
@@ -168,25 +168,33 @@ def _statement(
 
 
 @dataclass(frozen=True, slots=True)
-class _Keyless:
+class _Signature:
     engine: Engine
     piece: Piece
     artifact: str | None
 
     def __call__(self) -> str:
         manifest = intake_manifest(self.piece.data, self.piece.format)
-        artifact = artifact_digest(self.artifact)
-        case = Case(self.piece.data, artifact, "", utc_now(), manifest)
+        digests = artifact_digests(self.artifact)
+        artifact, others = (digests[0], digests[1:]) if digests else (None, [])
+        data = None
+        if self.artifact is not None and not _DIGEST.fullmatch(self.artifact):
+            data = _read(Path(self.artifact), "--artifact", limit=None)
+        case = Case(self.piece.data, artifact, "", utc_now(), manifest, data)
         judgement = judge(self.engine, case)
+        for other in others:
+            if judgement.reason is not None and judgement.reason.slug == "subject":
+                judgement = judge(self.engine, replace(case, image=other))
         if judgement.outcome is Outcome.UNKNOWN:
             raise UnsupportedError(str(judgement.reason))
         if judgement.outcome is Outcome.REJECTED:
             raise VerificationError(str(judgement.reason))
         told = "" if artifact else " (its subject was not compared: give --artifact)"
-        return (
-            f"{judgement.predicate_type} by {judgement.identity} of {judgement.issuer},"
-            f" {judgement.time_source} {judgement.signed_at:%Y-%m-%d %H:%M:%S}{told}"
+        by = judgement.signer + (f" of {judgement.issuer}" if judgement.issuer else "")
+        times = ", ".join(
+            f"{time.source} {time.moment:%Y-%m-%d %H:%M:%S}" for time in judgement.times
         )
+        return f"{judgement.predicate_type} by {by}, {times or 'at no known time'}{told}"
 
 
 def _kind_of(data: bytes) -> str:
@@ -195,7 +203,7 @@ def _kind_of(data: bytes) -> str:
     from longseal.seal.statement import Statement
 
     kind = Statement.parse(parse_key_bundle(data).payload).predicate_type
-    match = re.fullmatch(r"https://[^/]+/longseal/([a-z-]+)/v1", kind)
+    match = OWN_KIND.fullmatch(kind)
     if match is None:
         raise UnsupportedError(f"a statement of another kind: {kind[:200]}")
     return match[1]
@@ -315,12 +323,17 @@ def _engine(given: Given, workspace: Callable[[], Workspace]) -> Engine:
         trust = TrustMaterial.parse(_read(given.trusted_root, "--trusted-root"))
     else:
         trust = TrustMaterial.parse(workspace().trusted_root)
-    if given.identity is None and given.issuer is None:
-        return Engine(trust, Policy.parse(workspace().policy))
-    if given.identity is None or given.issuer is None:
+    if (given.identity is None) != (given.issuer is None):
         raise SettingsError("--identity", "give --identity and --issuer together")
-    signer = Identity(Name(given.identity, None), Name(given.issuer, None))
-    rule = Rule(("**",), ("**",), (signer,), MAX_CERTIFICATE)
+    signers: tuple[Identity, ...] = ()
+    keys: tuple[bytes, ...] = ()
+    if given.identity is not None:
+        signers = (Identity(Name(given.identity, None), Name(given.issuer, None)),)
+    if given.key is not None and not is_digest(given.key):
+        keys = (load_key(_read(Path(given.key), "--key"), "--key"),)
+    if not signers and (not keys or given.trusted_root is None):
+        return Engine(trust, Policy.parse(workspace().policy))
+    rule = Rule(("**",), ("**",), signers, MAX_CERTIFICATE, keys)
     return Engine(trust, Policy(digest_of(b""), (rule,)))
 
 
@@ -332,6 +345,19 @@ def artifact_digest(artifact: str | None) -> str | None:
     if artifact is None or is_digest(artifact):
         return artifact
     return f"sha256:{sha256_hex(_read(Path(artifact), '--artifact', limit=None))}"
+
+
+def artifact_digests(artifact: str | None) -> list[str]:
+    """The digests that subjects may name ``--artifact`` by: npm's have SHA-512.
+
+    :raises SettingsError: naming ``--artifact``, when the file cannot be read
+    """
+    if artifact is None:
+        return []
+    if _DIGEST.fullmatch(artifact):
+        return [artifact]
+    data = _read(Path(artifact), "--artifact", limit=None)
+    return [f"{name}:{value}" for name, value in digest_set(data).items()]
 
 
 def _read(path: Path, setting: str, limit: int | None = MAX_JSON_BYTES * 8) -> bytes:

@@ -75,7 +75,10 @@ def test_times_are_cut_to_whole_seconds_in_utc(make_leaf: MakeLeaf) -> None:
         {"verdict": "verified", "reason": "slug"},
         {"verdict": "verified", "signer": None},
         {"signer": Signer("", "https://issuer")},
-        {"signer": Signer("someone", None)},  # type: ignore[arg-type]
+        {"signer": Signer("someone", None)},
+        {"signer": Signer(None, None)},
+        {"signer": Signer(None, None, "key")},
+        {"signer": Signer("someone", "https://issuer", f"sha256:{'a' * 64}")},
         {"predicate_type": ""},
         {"material": (digest_of(b"x"), digest_of(b"x"))},
         {"material": tuple(sorted([DIGEST, digest_of(b"x")], reverse=True))},

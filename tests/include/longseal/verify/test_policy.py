@@ -4,10 +4,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from tests.attestations import policy, rule
 
 from longseal.canonical import canonical_json, digest_of
 from longseal.errors import MalformedError
+from longseal.seal.keys import public_pem
+from longseal.verify.keys import load_key
 from longseal.verify.policy import MAX_IDENTITY, MAX_REASON, Claim, Policy, Reason
 
 SBOM = "https://stella-ops.example/sbom-delta/v1"
@@ -178,3 +181,44 @@ def test_a_reason_has_room_for_what_was_found_however_many_rules_there_are() -> 
     many = policy(*(rule(repositories=[f"corp/{'x' * 300}{at}", "**"]) for at in range(50)))
     found = str(many.refusal(claim(identity="me@stella.example")))
     assert "me@stella.example" in found
+
+
+def key() -> tuple[dict[str, str], str]:
+    """A key as the document has it, and its digest."""
+    pem = public_pem(ec.generate_private_key(ec.SECP521R1()).public_key())
+    digest = digest_of(load_key(pem.encode(), "key"))
+    return {"pem": pem, "sha256": digest}, digest
+
+
+def by_key(digest: str) -> Claim:
+    return claim(identity=None, issuer=None, lifetime=None, key=digest)
+
+
+def test_a_key_is_trusted_only_where_a_rule_names_it() -> None:
+    (ours, digest), (_, other) = key(), key()
+    rules = policy(
+        rule(identities=[], keys=[ours], repositories=["corp/*"]),
+        rule(identities=[CI], repositories=["**"]),
+    )
+    assert rules.refusal(by_key(digest)) is None
+    assert slug(rules.refusal(by_key(other))) == "identity"
+    elsewhere = claim(identity=None, issuer=None, lifetime=None, key=digest, repository="other/app")
+    assert slug(rules.refusal(elsewhere)) == "identity"
+    assert len(rules.keys) == 1
+
+
+def test_a_key_that_the_document_does_not_hold_whole_is_malformed() -> None:
+    ours, _ = key()
+    for broken in (
+        ours | {"sha256": f"sha256:{'0' * 64}"},
+        ours | {"pem": ours["pem"][:40]},
+        {"pem": ours["pem"]},
+        {"sha256": ours["sha256"]},
+        "key",
+    ):
+        with pytest.raises(MalformedError):
+            policy(rule(identities=[], keys=[broken]))
+    with pytest.raises(MalformedError, match="trusts nobody"):
+        policy(rule(identities=[], keys=[]))
+    with pytest.raises(MalformedError, match="more than"):
+        policy(rule(keys=[key()[0] for _ in range(65)]))
