@@ -10,6 +10,7 @@ from typing import Any, Final
 from cryptography import x509
 
 from longseal.canonical import sha256_hex
+from longseal.errors import MalformedError
 from longseal.verify.trust import TrustMaterial
 
 AHEAD: Final = timedelta(days=30)
@@ -57,16 +58,16 @@ def instances(root: bytes) -> tuple[Instance, ...]:
     :raises MalformedError: not a trusted root
     :raises UnsupportedError: a trusted root that attestations cannot be judged by
     """
-    from sigstore_models.trustroot.v1 import TrustedRoot
-
-    TrustMaterial.parse(root)
-    found = TrustedRoot.from_json(root)
-    return (
-        *_authorities("CA", found.certificate_authorities),
-        *_logs("CT log", found.ctlogs),
-        *_logs("Rekor log", found.tlogs),
-        *_authorities("timestamp authority", found.timestamp_authorities),
-    )
+    found = TrustMaterial.parse(root).root._inner
+    try:
+        return (
+            *_authorities("CA", found.certificate_authorities),
+            *_logs("CT log", found.ctlogs),
+            *_logs("Rekor log", found.tlogs),
+            *_authorities("timestamp authority", found.timestamp_authorities),
+        )
+    except ValueError as err:
+        raise MalformedError(f"the trusted root has a certificate that is none: {err}") from err
 
 
 def lost(old: bytes, new: bytes) -> tuple[str, ...]:

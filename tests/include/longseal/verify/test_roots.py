@@ -1,12 +1,14 @@
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.doubles.sigstore import SigstoreDouble
 
-from longseal.errors import MalformedError
+from longseal.errors import MalformedError, UnsupportedError
 from longseal.verify import roots
+from longseal.verify.trust import TrustMaterial
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 SECTIONS = {
@@ -95,6 +97,34 @@ def test_a_certificate_that_ends_is_warned_of_too(sigstore: SigstoreDouble) -> N
     assert ca.end is None and ca.expires is not None
     assert roots.ending(root, ca.expires - roots.AHEAD) == (f"{ca} ends on {ca.expires:%Y-%m-%d}",)
     assert roots.ending(root, ca.expires - 2 * roots.AHEAD) == ()
+
+
+def test_every_root_of_public_projects_can_be_compared(sigstore_bundles: Path) -> None:
+    found = sorted(sigstore_bundles.rglob("*root*.json"))
+    assert found
+    for path in found:
+        try:
+            TrustMaterial.parse(path.read_bytes())
+        except (MalformedError, UnsupportedError):
+            continue
+        assert roots.instances(path.read_bytes())
+        assert roots.lost(path.read_bytes(), path.read_bytes()) == ()
+        roots.ending(path.read_bytes(), NOW)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_a_root_without_one_kind_of_instance_can_be_compared(lab_root: bytes, section: str) -> None:
+    document = json.loads(lab_root)
+    del document[section]
+    assert len(roots.lost(lab_root, json.dumps(document).encode())) == 1
+
+
+def test_a_certificate_that_is_none_is_malformed(lab_root: bytes) -> None:
+    document = json.loads(lab_root)
+    for section in ("certificateAuthorities", "timestampAuthorities"):
+        document[section][0]["certChain"]["certificates"][0]["rawBytes"] = "AAAA"
+        with pytest.raises(MalformedError):
+            roots.instances(json.dumps(document).encode())
 
 
 def test_what_is_no_trusted_root_is_malformed() -> None:
