@@ -200,6 +200,25 @@ class KmsSignerSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GcpSignerSettings:
+    key: str
+    max_operations: int = MAX_OPERATIONS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AzureSignerSettings:
+    vault: str
+    key: str
+    max_operations: int = MAX_OPERATIONS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VaultSignerSettings:
+    key: str
+    max_operations: int = MAX_OPERATIONS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FileSignerSettings:
     path: Path
     password_env: str | None = None
@@ -278,7 +297,14 @@ class VolumeSiteSettings:
 
 
 ArchiveSettings = DirectoryArchiveSettings | S3ArchiveSettings
-SignerSettings = Pkcs11SignerSettings | KmsSignerSettings | FileSignerSettings
+SignerSettings = (
+    Pkcs11SignerSettings
+    | KmsSignerSettings
+    | GcpSignerSettings
+    | AzureSignerSettings
+    | VaultSignerSettings
+    | FileSignerSettings
+)
 SiteSettings = RegistrySiteSettings | VolumeSiteSettings
 
 
@@ -816,6 +842,12 @@ def _signer(item: Mapping[str, Any], folder: Path) -> SignerSettings:
             return Pkcs11SignerSettings(**_fields(item, folder))
         case "aws-kms":
             return KmsSignerSettings(**_fields(item, folder))
+        case "gcp-kms":
+            return GcpSignerSettings(**_fields(item, folder))
+        case "azure-key-vault":
+            return AzureSignerSettings(**_fields(item, folder))
+        case "vault":
+            return VaultSignerSettings(**_fields(item, folder))
         case _:
             return FileSignerSettings(**_fields(item, folder))
 

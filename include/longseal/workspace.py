@@ -20,9 +20,11 @@ from longseal.registry.interface import Registry
 from longseal.seal.signers.checked import Budget, CountingSigner
 from longseal.seal.signers.interface import Signer
 from longseal.settings import (
+    AzureSignerSettings,
     DirectoryArchiveSettings,
     Duration,
     FileSignerSettings,
+    GcpSignerSettings,
     KmsSignerSettings,
     LayoutSettings,
     Pkcs11SignerSettings,
@@ -31,6 +33,7 @@ from longseal.settings import (
     S3ArchiveSettings,
     Settings,
     SignerSettings,
+    VaultSignerSettings,
     policy_document,
     secret,
 )
@@ -211,6 +214,18 @@ class Workspace:
                 return Pkcs11Signer(chosen.uri)
             case KmsSignerSettings():
                 return self._kms(chosen)
+            case GcpSignerSettings():
+                from longseal.seal.signers.service import ServiceSigner, gcp
+
+                return ServiceSigner(gcp(chosen.key))
+            case AzureSignerSettings():
+                from longseal.seal.signers.service import ServiceSigner, azure
+
+                return ServiceSigner(azure(chosen.vault, chosen.key))
+            case VaultSignerSettings():
+                from longseal.seal.signers.service import ServiceSigner, vault
+
+                return ServiceSigner(vault(chosen.key))
             case FileSignerSettings():
                 from longseal.seal.signers.file import FileSigner
 

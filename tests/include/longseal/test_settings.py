@@ -19,10 +19,12 @@ import yaml
 from longseal import settings as module
 from longseal.errors import SettingsError
 from longseal.settings import (
+    AzureSignerSettings,
     DirectoryArchiveSettings,
     Duration,
     FileSignerSettings,
     Filter,
+    GcpSignerSettings,
     Identity,
     KmsSignerSettings,
     LayoutSettings,
@@ -33,6 +35,7 @@ from longseal.settings import (
     RetentionClass,
     S3ArchiveSettings,
     Settings,
+    VaultSignerSettings,
     VolumeSiteSettings,
     load,
     parse,
@@ -122,6 +125,8 @@ sites:
   - {name: plant-7, kind: registry, url: "http://plant:5000", repositories: ["corp/*"]}
   - {name: ship-3, kind: volume, path: /mnt/ship-3, volume_size: 4 GiB, repositories: ["corp/*"]}
 """
+
+GCP_KEY = "projects/p/locations/eu/keyRings/r/cryptoKeys/org/cryptoKeyVersions/1"
 
 
 REGISTRY_FILES = ("ca.pem", "client.pem", "client.key", "docker.json", "more.txt")
@@ -271,8 +276,28 @@ def test_a_key_in_a_cloud_is_read(read: Callable[[str], Settings]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("written", "read_as"),
+    [
+        (f"kind: gcp-kms, key: {GCP_KEY}", GcpSignerSettings(key=GCP_KEY)),
+        (
+            "kind: azure-key-vault, vault: corp, key: org",
+            AzureSignerSettings(vault="corp", key="org"),
+        ),
+        ("kind: vault, key: org", VaultSignerSettings(key="org")),
+    ],
+)
+def test_a_key_in_another_cloud_is_read(
+    read: Callable[[str], Settings], written: str, read_as: object
+) -> None:
+    assert read(small("kind: file, path: org.key", written)).signer == read_as
+
+
+@pytest.mark.parametrize(
     "wrong",
     [
+        f"kind: gcp-kms, key: {GCP_KEY.rpartition('/')[0]}",
+        "kind: azure-key-vault, vault: evil.example/x, key: org",
+        "kind: vault, key: ../sys/raw",
         "kind: aws-kms, key_id: x, role_arn: sealer",
         "kind: aws-kms, key_id: x, external_id: e-7",
         "kind: aws-kms, key_id: x, session_name: october",

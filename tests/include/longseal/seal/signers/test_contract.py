@@ -1,4 +1,4 @@
-"""What every signer must do, tried with each of them: a key in a file, SoftHSM, the KMS double."""
+"""What every signer must do, tried with each of them: files, SoftHSM, doubles of the services."""
 
 import os
 import subprocess
@@ -11,17 +11,20 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from tests.doubles import softhsm
+from tests.doubles import cloud_clients, softhsm
 from tests.doubles.kms import REGION, KmsDouble
 from tests.doubles.softhsm import PIN, SoftHsm
+from tests.doubles.vault import TOKEN, VaultDouble
 
 from longseal.errors import PermanentError, SignerError, VerificationError
 from longseal.seal.keys import fingerprint, public_pem, spki, verify_signature
+from longseal.seal.signers import service
 from longseal.seal.signers.aws_kms import AwsKmsSigner, kms_client
 from longseal.seal.signers.checked import CountingSigner, sign_checked
 from longseal.seal.signers.file import FileSigner
 from longseal.seal.signers.interface import Signer
 from longseal.seal.signers.pkcs11 import Pkcs11Signer
+from longseal.seal.signers.service import ServiceSigner
 
 MESSAGE = b"DSSEv1 28 application/vnd.in-toto+json 8000 " + b"\0\xff" * 4000
 KEYS = {
@@ -29,6 +32,7 @@ KEYS = {
     "rsa": rsa.generate_private_key(65537, 2048),
     "ed25519": ed25519.Ed25519PrivateKey.generate(),
 }
+EXTRAS = {"gcp": "google.cloud.kms", "azure": "azure.keyvault.keys", "vault": "hvac"}
 STRANGER = ec.generate_private_key(ec.SECP256R1())
 
 
@@ -64,6 +68,23 @@ def in_kms(kms: KmsDouble, key: Any, spec: str) -> Case:
     return Case(key, lambda name: AwsKmsSigner(f"alias/{name}", connect, pauses=()))
 
 
+def in_vault(vault: VaultDouble, key: Any, patch: pytest.MonkeyPatch) -> Case:
+    vault.keys["org"] = [key]
+    patch.setenv("VAULT_ADDR", vault.url)
+    patch.setenv("VAULT_TOKEN", TOKEN)
+    return Case(key, lambda name: ServiceSigner(service.vault(name)))
+
+
+def in_google(key: Any, algorithm: str, patch: pytest.MonkeyPatch) -> Case:
+    cloud_clients.gcp_client(patch, {"org": key}, algorithm)
+    return Case(key, lambda name: ServiceSigner(service.gcp(name)))
+
+
+def in_azure(key: Any, patch: pytest.MonkeyPatch) -> Case:
+    cloud_clients.azure_client(patch, "corp", {"org": key})
+    return Case(key, lambda name: ServiceSigner(service.azure("corp", name)))
+
+
 @pytest.fixture(scope="module")
 def hsm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SoftHsm]:
     if softhsm.MODULE is None:
@@ -81,7 +102,7 @@ def hsm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SoftHsm]:
     params=[
         *("file-p256", "file-rsa", "file-ed25519"),
         *("token-p256", "token-rsa"),
-        *("kms-p256", "kms-rsa"),
+        *("kms-p256", "kms-rsa", "gcp-p256", "gcp-rsa", "azure-p256", "vault-ed25519"),
     ]
 )
 def case(
@@ -89,14 +110,25 @@ def case(
 ) -> Iterator[Case]:
     where, _, kind = request.param.partition("-")
     key = KEYS[kind]
-    if where == "file":
-        yield in_a_file(tmp_path, key)
-    elif where == "token":
-        monkeypatch.setenv("LONGSEAL_TEST_PIN", PIN)
-        yield in_a_token(request.getfixturevalue("hsm"), key, kind)
-    else:
-        with KmsDouble() as kms:
-            yield in_kms(kms, key, {"p256": "ECC_NIST_P256", "rsa": "RSA_2048"}[kind])
+    if where in EXTRAS:
+        pytest.importorskip(EXTRAS[where], reason=f"the extra {where} is not installed")
+    match where:
+        case "file":
+            yield in_a_file(tmp_path, key)
+        case "token":
+            monkeypatch.setenv("LONGSEAL_TEST_PIN", PIN)
+            yield in_a_token(request.getfixturevalue("hsm"), key, kind)
+        case "kms":
+            with KmsDouble() as kms:
+                yield in_kms(kms, key, {"p256": "ECC_NIST_P256", "rsa": "RSA_2048"}[kind])
+        case "gcp":
+            p256, rsa2048 = "EC_SIGN_P256_SHA256", "RSA_SIGN_PKCS1_2048_SHA256"
+            yield in_google(key, p256 if kind == "p256" else rsa2048, monkeypatch)
+        case "azure":
+            yield in_azure(key, monkeypatch)
+        case "vault":
+            with VaultDouble() as vault:
+                yield in_vault(vault, key, monkeypatch)
 
 
 def openssl_verifies(folder: Path, signer: Signer, signature: bytes, message: bytes) -> bool:
@@ -151,7 +183,7 @@ def test_a_key_other_than_the_pinned_one_signs_nothing(case: Case) -> None:
 def test_a_key_that_is_not_there_is_permanent_and_named(case: Case) -> None:
     absent = case.opened("absent")
     for _ in range(2):
-        with pytest.raises(PermanentError, match=r"signer\.(path|uri|key_id)"):
+        with pytest.raises(PermanentError, match=r"signer\.(path|uri|key|key_id):?"):
             absent.sign(MESSAGE)
     sign_checked(case.signer, MESSAGE, case.pinned)
 
