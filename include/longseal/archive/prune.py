@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from longseal.archive.leaf import Leaf
 from longseal.archive.pack import load_pack, pack_key
+from longseal.archive.records import Record, newest_records
 from longseal.archive.retention import evidence_class
 from longseal.canonical import (
     canonical_json,
@@ -23,7 +24,7 @@ from longseal.canonical import (
     parse_timestamp,
     timestamp,
 )
-from longseal.catalog.models import Evidence, Image
+from longseal.catalog.models import Evidence
 from longseal.errors import RefusedError, VerificationError
 from longseal.registry.attach import detach
 from longseal.seal.ceremony import Ceremony, check_bundle
@@ -138,9 +139,8 @@ def _expired(workspace: Workspace, document: bytes) -> bool:
 def _due(workspace: Workspace) -> list[Item]:
     now, retention = workspace.now(), workspace.settings.retention
     rows = workspace.catalog.prunable(now)
-    images = {
-        (one.source, one.repository, one.digest): one for one in workspace.catalog.images_of(rows)
-    }
+    images = {(row.source, row.repository, row.image) for row in rows}
+    records = newest_records(workspace.archive, images)
     groups: dict[tuple[str, str, str, str], list[Evidence]] = {}
     for row in rows:
         leaf = Leaf.parse(row.leaf.encode())
@@ -148,7 +148,7 @@ def _due(workspace: Workspace) -> list[Item]:
         if (
             due
             and not row.in_index
-            and _looked_for(images.get((row.source, row.repository, row.image)))
+            and _looked_for(records.get((row.source, row.repository, row.image)))
         ):
             key = (row.source, row.repository, row.image, row.manifest)
             groups.setdefault(key, []).append(row)
@@ -164,12 +164,12 @@ def _due(workspace: Workspace) -> list[Item]:
     ]
 
 
-def _looked_for(image: Image | None) -> bool:
+def _looked_for(record: Record | None) -> bool:
     """Unknown is never "nothing else there", and vanished evidence is an alarm: both block.
 
     Evidence that was taken in from files hangs on nothing that anybody looked for.
     """
-    return image is not None and image.state in ("whole", "empty")
+    return record is not None and not record.alarming
 
 
 def _evidence_in(workspace: Workspace, key: tuple[str, str, str, str]) -> int:

@@ -1,7 +1,9 @@
 """Prune: only what is sealed, archived and read back goes, and a tombstone stays."""
 
+import json
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import update
@@ -10,6 +12,7 @@ from tests.installation import Installation
 from tests.retired import REPOSITORY, retire
 
 from longseal.archive import prune
+from longseal.archive.records import record_files, record_line
 from longseal.catalog.models import Evidence
 from longseal.errors import RefusedError, VerificationError
 from longseal.settings import load
@@ -124,25 +127,18 @@ def test_a_copy_that_does_not_read_back_stops_the_deletion(
     assert not gone(installation, manifest)
 
 
-@pytest.mark.parametrize("state", ["unknown", "vanished"])
-def test_an_image_that_was_not_wholly_looked_for_is_not_pruned(
-    retired: tuple[Installation, str], state: str
+@pytest.mark.parametrize("change", [{"state": "unknown"}, {"vanished": ["sha256:" + "1" * 64]}])
+def test_an_image_that_was_not_wholly_looked_for_is_not_pruned_whatever_the_catalog_says(
+    retired: tuple[Installation, str], change: dict[str, Any]
 ) -> None:
     installation, _ = retired
     workspace = installation.workspace()
-    image = workspace.catalog.images()[0]
-    workspace.catalog.record_images(
-        [
-            {
-                "source": image.source,
-                "repository": image.repository,
-                "digest": image.digest,
-                "state": state,
-                "record": image.record,
-                "checked_at": image.checked_at,
-            }
-        ]
-    )
+    (image,) = workspace.catalog.images()
+    at = image.checked_at + timedelta(hours=1)
+    line = record_line(json.loads(image.record) | change, at)
+    for key, data in record_files([line], at):
+        workspace.store(key, data)
+    assert workspace.catalog.images()[0].state == "whole"
     assert prune.plan(workspace) is None
 
 
