@@ -1,6 +1,7 @@
 """Completing proofs: what a log gives is verified, and stands beside the bytes found."""
 
 import base64
+import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,8 +18,12 @@ from longseal.archive.leaf import Leaf, Signer
 from longseal.archive.pack import Evidence, load_pack, store_pack, write_pack
 from longseal.canonical import digest_of, digest_set, sha256_hex
 from longseal.completion import MAX_TRIES, Completed, complete
-from longseal.harvest import catalog_row, take_up
-from longseal.registry.model import OCI_MANIFEST
+from longseal.harvest import Tally, catalog_row, harvest, plan, take_up
+from longseal.judgement import preview
+from longseal.registry.attach import attach
+from longseal.registry.interface import Descriptor, Manifest
+from longseal.registry.layout import LayoutRegistry
+from longseal.registry.model import EMPTY_CONFIG, OCI_MANIFEST
 from longseal.settings import parse
 from longseal.verify.formats import may_lack_proof
 from longseal.workspace import Workspace
@@ -26,6 +31,7 @@ from longseal.workspace import Workspace
 IMAGE = digest_of(b"image")
 FOUND = datetime(2026, 11, 25, tzinfo=UTC)
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+V01 = "application/vnd.dev.sigstore.bundle+json;version=0.1"
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,8 @@ class Place:
     root: bytes
 
     def workspace(self, **changes: Any) -> Workspace:
-        (self.folder / "archive").mkdir(exist_ok=True)
+        for name in ("archive", "registry"):
+            (self.folder / name).mkdir(exist_ok=True)
         (self.folder / "trusted_root.json").write_bytes(self.root)
         content = {
             "organisation": "stella.example",
@@ -354,3 +361,30 @@ def test_a_run_that_died_before_the_catalog_knew_is_done_again(
     (after,) = place.kept()
     assert len(after.material) == 1
     assert place.complete() == Completed()
+
+
+def test_a_harvest_says_which_evidence_lacks_its_proof_and_a_later_one_knows_it_complete(
+    place: Place, sigstore: SigstoreDouble
+) -> None:
+    workspace = place.workspace()
+    registry = LayoutRegistry("writer", place.folder / "registry")
+    config = {"mediaType": EMPTY_CONFIG, "digest": digest_of(b"{}"), "size": 2}
+    document = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": []}
+    data = json.dumps(document).encode()
+    image = Descriptor(OCI_MANIFEST, digest_of(data), len(data))
+    registry.put_blob("corp/app", digest_of(b"{}"), 2, io.BytesIO(b"{}"))
+    registry.put_manifest("corp/app", Manifest(image.digest, OCI_MANIFEST, data), "v1")
+    whole = sigstore.attest(image.digest)
+    old = json.loads(without_proof(whole)) | {"mediaType": V01}
+    material = old["verificationMaterial"]
+    material["x509CertificateChain"] = {"certificates": [material.pop("certificate")]}
+    attach(registry, "corp/app", image, V01, json.dumps(old).encode(), {})
+    attach(registry, "corp/app", image, BUNDLE, sigstore.attest(image.digest), {})
+    (batch,) = plan(workspace)[0]
+    assert harvest(workspace, batch).total == Tally(found=2, verified=2)
+    place.log.answers[0] = recorded(entry_of(whole))
+    assert place.complete().completed == 1
+    assert place.log.asked == [0]
+    assert sorted(len(one.material) for one in place.kept()) == [0, 1]
+    assert harvest(place.workspace(), batch).total == Tally(found=2, known=2)
+    assert preview(place.workspace(), workspace.policy).changes == []
