@@ -70,14 +70,14 @@ class TufRepository:
     def rotate(self, role: str, vouched: bool = True) -> None:
         """A new key for ``role`` in a new root.
 
-        :param vouched: signed with the root key before, too; else by a stranger alone
+        :param vouched: signed with the root key before, too; else by the new one alone
         """
         before = self.signers["root"]
         self.root.revoke_key(self.signers[role].public_key.keyid, role)
         self.signers[role] = CryptoSigner.generate_ed25519()
         self.root.add_key(self.signers[role].public_key, role)
         self.root.version += 1
-        signers = [self.signers["root"], before] if vouched else [CryptoSigner.generate_ed25519()]
+        signers = [self.signers["root"], before] if vouched else [self.signers["root"]]
         self.files[f"/{self.root.version}.root.json"] = self._sign("root", self.root, *signers)
         self.sign()
 

@@ -152,6 +152,16 @@ def test_a_root_that_no_evidence_rests_on_is_let_go(
     assert len(document["lost"]) == 3
 
 
+def test_what_a_new_policy_refuses_is_not_laid_to_the_new_root(
+    harvested: Installation, put: Callable[[bytes], Workspace]
+) -> None:
+    trust.refresh(put(ROOT))
+    who = {"issuer": "https://issuer.example", "identity": "me@stella.example"}
+    rule = {"repositories": ["**"], "predicates": ["**"], "identities": [who]}
+    harvested.write(trust={"trusted_root": "root.json"}, policy=[rule])
+    assert trust.refresh(put(with_end("2027-06-01T00:00:00Z")))["adopted"] is True
+
+
 def test_a_revocation_needs_a_reason_and_the_root_that_is_meant(
     put: Callable[[bytes], Workspace],
 ) -> None:

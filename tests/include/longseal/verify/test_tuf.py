@@ -123,9 +123,17 @@ def test_a_huge_target_is_not_even_asked_for(
 
 
 def test_a_root_that_the_keys_before_did_not_sign_is_refused(repository: TufRepository) -> None:
+    files, _ = fetch(repository)
     repository.rotate("root", vouched=False)
     with pytest.raises(VerificationError, match="UnsignedMetadataError"):
         fetch(repository)
+    for name in ("root_history/2.root.json", "timestamp.json", "snapshot.json", "targets.json"):
+        version = "" if name.startswith(("root", "time")) else "1."
+        found = repository.files[f"/{version}{name.removeprefix('root_history/')}"]
+        assert isinstance(found, bytes)
+        files[name] = found
+    with pytest.raises(VerificationError, match="UnsignedMetadataError"):
+        tuf.verify(repository.bootstrap, files, TARGET)
 
 
 @pytest.mark.parametrize("role", ["timestamp", "snapshot", "targets"])
@@ -150,6 +158,19 @@ def test_archived_metadata_of_two_times_does_not_hold_together(repository: TufRe
             tuf.verify(
                 repository.bootstrap, {**after, f"{role}.json": before[f"{role}.json"]}, TARGET
             )
+
+
+def test_archived_metadata_with_other_bytes_under_the_same_version_proves_nothing(
+    repository: TufRepository,
+) -> None:
+    before, _ = fetch(repository)
+    repository.targets.targets[TARGET].length += 1
+    repository.sign()
+    for role in ("snapshot", "targets"):
+        other = repository.files[f"/1.{role}.json"]
+        assert isinstance(other, bytes)
+        with pytest.raises(VerificationError, match="LengthOrHashMismatchError"):
+            tuf.verify(repository.bootstrap, {**before, f"{role}.json": other}, TARGET)
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[" * 200_000, b"\xff", b"null"])
