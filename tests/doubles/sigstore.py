@@ -16,7 +16,7 @@ from typing import Any
 import rfc8785
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
@@ -39,7 +39,7 @@ _KEY_USAGES = (
     "decipher_only",
 )
 
-Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 
 
 @dataclass(frozen=True)
@@ -133,49 +133,61 @@ class SigstoreDouble:
         lifetime: timedelta = timedelta(minutes=10),
         payload_type: str = PAYLOAD_TYPE,
         key: Key | None = None,
+        kind: str = "dsse 0.0.1",
+        version: str = "0.3",
+        managed: bool = False,
     ) -> bytes:
         """A bundle over ``payload``, logged at ``at``.
 
         :param names: in place of ``identity``, all names in the certificate
         :param key: the signer's; RSA signs with PKCS #1 v1.5
+        :param kind: of the log entry; ``hashedrekord`` makes a message signature of ``payload``
+        :param version: of the bundle; 0.1 has the log's promise, and no inclusion proof
+        :param managed: signed by ``key`` without a certificate
         """
         key = key or _p256()
         if names is None:
             name = x509.RFC822Name if "@" in identity else x509.UniformResourceIdentifier
             names = [name(identity)]
-        certificate = self._certificate(key, names, issuer, at, lifetime)
-        signature = _sign(key, _pae(payload_type, payload))
-        body = rfc8785.dumps(
-            {
-                "apiVersion": "0.0.1",
-                "kind": "dsse",
-                "spec": {
-                    "envelopeHash": _hash(payload),
-                    "payloadHash": _hash(payload),
-                    "signatures": [
-                        {
-                            "signature": _b64(signature),
-                            "verifier": _b64(certificate.public_bytes(Encoding.PEM)),
-                        }
-                    ],
-                },
-            }
-        )
-        bundle = {
-            "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
-            "verificationMaterial": {
-                "certificate": {"rawBytes": _b64(certificate.public_bytes(Encoding.DER))},
-                "tlogEntries": [self._entry(body, int(at.timestamp()))],
-            },
+        message = payload if kind.startswith("hashedrekord") else _pae(payload_type, payload)
+        signature = _sign(key, message)
+        if managed:
+            verifier = key.public_key().public_bytes(
+                Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
+            )
+            material: dict[str, Any] = {"publicKey": {"hint": "ours"}}
+        else:
+            certificate = self._certificate(key, names, issuer, at, lifetime)
+            verifier = certificate.public_bytes(Encoding.PEM)
+            raw = {"rawBytes": _b64(certificate.public_bytes(Encoding.DER))}
+            material = {"certificate": raw}
+            if version != "0.3":
+                material = {"x509CertificateChain": {"certificates": [raw]}}
+        spec = _spec(kind, payload, payload_type, signature, verifier)
+        name, _, api_version = kind.partition(" ")
+        body = rfc8785.dumps({"apiVersion": api_version, "kind": name, "spec": spec})
+        entry = self._entry(body, int(at.timestamp()), kind)
+        if version == "0.1":
+            del entry["inclusionProof"]
+        content: dict[str, Any] = {
             "dsseEnvelope": {
                 "payload": _b64(payload),
                 "payloadType": payload_type,
                 "signatures": [{"sig": _b64(signature)}],
-            },
+            }
+        }
+        if name == "hashedrekord":
+            digest = {"algorithm": "SHA2_256", "digest": _b64(hashlib.sha256(payload).digest())}
+            content = {"messageSignature": {"messageDigest": digest, "signature": _b64(signature)}}
+        media_type = f"application/vnd.dev.sigstore.bundle+json;version={version}"
+        bundle = {
+            "mediaType": media_type,
+            "verificationMaterial": {**material, "tlogEntries": [entry]},
+            **content,
         }
         return json.dumps(bundle).encode()
 
-    def _entry(self, body: bytes, integrated: int) -> dict[str, Any]:
+    def _entry(self, body: bytes, integrated: int, kind: str) -> dict[str, Any]:
         root = hashlib.sha256(b"\0" + body).digest()
         note = f"log.example\n1\n{_b64(root)}\n"
         signed = self._log.id[:4] + self._log.key.sign(note.encode(), _SHA256)
@@ -189,7 +201,7 @@ class SigstoreDouble:
         )
         return {
             "logId": {"keyId": _b64(self._log.id)},
-            "kindVersion": {"kind": "dsse", "version": "0.0.1"},
+            "kindVersion": dict(zip(("kind", "version"), kind.split(), strict=True)),
             "integratedTime": str(integrated),
             "inclusionPromise": {
                 "signedEntryTimestamp": _b64(self._log.key.sign(promised, _SHA256))
@@ -267,7 +279,41 @@ def _p256() -> ec.EllipticCurvePrivateKey:
 def _sign(key: Key, data: bytes) -> bytes:
     if isinstance(key, rsa.RSAPrivateKey):
         return key.sign(data, padding.PKCS1v15(), hashes.SHA256())
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        return key.sign(data)
+    if isinstance(key.curve, ec.SECP521R1):
+        return key.sign(data, ec.ECDSA(hashes.SHA512()))
     return key.sign(data, _SHA256)
+
+
+def _spec(
+    kind: str, payload: bytes, payload_type: str, signature: bytes, verifier: bytes
+) -> dict[str, Any]:
+    """What an entry of Rekor v1 says (rekor, ``pkg/types``)."""
+    if kind == "hashedrekord 0.0.1":
+        return {
+            "data": {"hash": _hash(payload)},
+            "signature": {"content": _b64(signature), "publicKey": {"content": _b64(verifier)}},
+        }
+    if kind == "intoto 0.0.1":
+        return {
+            "content": {"hash": _hash(b"the envelope"), "payloadHash": _hash(payload)},
+            "publicKey": _b64(verifier),
+        }
+    if kind == "intoto 0.0.2":
+        signed = {"publicKey": _b64(verifier), "sig": _b64(_b64(signature).encode())}
+        return {
+            "content": {
+                "envelope": {"payloadType": payload_type, "signatures": [signed]},
+                "hash": _hash(b"the envelope"),
+                "payloadHash": _hash(payload),
+            }
+        }
+    return {
+        "envelopeHash": _hash(payload),
+        "payloadHash": _hash(payload),
+        "signatures": [{"signature": _b64(signature), "verifier": _b64(verifier)}],
+    }
 
 
 def _pae(payload_type: str, payload: bytes) -> bytes:
