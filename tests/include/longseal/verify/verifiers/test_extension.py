@@ -291,3 +291,29 @@ def test_a_token_that_is_none_does_not_spoil_a_promise(
         bundle["verificationMaterial"]["timestampVerificationData"] = tokens
         found = judge(json.dumps(bundle).encode(), IMAGE)
         assert (found.outcome, found.time_source) == (Outcome.VERIFIED, "rekor")
+
+
+@pytest.mark.parametrize("part", ["rootHash", "treeSize", "checkpoint"])
+def test_a_proof_that_does_not_hold_is_not_made_good_by_a_promise(
+    part: str, sigstore: SigstoreDouble, judge: Judge
+) -> None:
+    bundle = json.loads(sigstore.attest(IMAGE, kind="intoto 0.0.2"))
+    proof = entry(bundle)["inclusionProof"]
+    if part == "checkpoint":
+        note, _, _ = proof["checkpoint"]["envelope"].partition("\n\n")
+        line = base64.b64encode(base64.b64decode(entry(bundle)["logId"]["keyId"])[:4] + bytes(70))
+        proof["checkpoint"]["envelope"] = f"{note}\n\n\u2014 log.example {line.decode()}\n"
+    else:
+        proof[part] = {"rootHash": base64.b64encode(bytes(32)).decode(), "treeSize": "2"}[part]
+    found = judge(json.dumps(bundle).encode(), IMAGE)
+    assert (extended(found), slug(found)) == (Outcome.REJECTED, "log-entry")
+
+
+def test_a_line_of_a_witness_that_is_none_spoils_nothing(
+    sigstore: SigstoreDouble, judge: Judge
+) -> None:
+    for kind in ("intoto 0.0.2", "dsse 0.0.1"):
+        for line in ("\u2014 witness.example AAAA", "\u2014 witness.example !", "nonsense"):
+            bundle = json.loads(sigstore.attest(IMAGE, kind=kind))
+            entry(bundle)["inclusionProof"]["checkpoint"]["envelope"] += f"{line}\n"
+            assert judge(json.dumps(bundle).encode(), IMAGE).outcome is Outcome.VERIFIED
