@@ -1,5 +1,6 @@
 """The laboratory's attestations as read from their layouts, and rules to judge them by."""
 
+import base64
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from longseal.canonical import canonical_json
+from longseal.verify import legacy
 from longseal.verify.policy import Policy
 from tests.doubles.sigstore import IDENTITY, ISSUER
 
@@ -55,3 +57,22 @@ def rule(**changed: Any) -> dict[str, Any]:
 def policy(*rules: dict[str, Any]) -> Policy:
     """The policy of these rules, or of the one of :func:`rule`."""
     return Policy.parse(canonical_json({"rules": list(rules) or [rule()]}))
+
+
+def older_annotations(bundle: bytes) -> dict[str, str]:
+    """The annotations that older cosign would have written in place of ``bundle``."""
+    material = json.loads(bundle)["verificationMaterial"]
+    (entry,) = material["tlogEntries"]
+    raw = material["certificate"]["rawBytes"]
+    payload = {
+        "body": entry["canonicalizedBody"],
+        "integratedTime": int(entry["integratedTime"]),
+        "logIndex": int(entry.get("logIndex", 0)),
+        "logID": base64.b64decode(entry["logId"]["keyId"]).hex(),
+    }
+    promise = entry["inclusionPromise"]["signedEntryTimestamp"]
+    return {
+        legacy.SIGNATURE: "",
+        legacy.CERTIFICATE: f"-----BEGIN CERTIFICATE-----\n{raw}\n-----END CERTIFICATE-----\n",
+        legacy.BUNDLE: json.dumps({"SignedEntryTimestamp": promise, "Payload": payload}),
+    }

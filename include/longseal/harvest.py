@@ -512,7 +512,7 @@ class _Run:
             held = catalog.held_manifests(name, repository, images)
             for record in group:
                 gone = held.get(record.subject, set()) - set(record.found)
-                vanished = gone if record.whole else set()
+                vanished = self._vanished(record, gone) if gone and record.whole else set()
                 self._result.of(record.subject).vanished += len(vanished)
                 content = {**record.to_json(), "vanished": sorted(vanished)}
                 if content != _without_time(before.get(record.subject)):
@@ -530,6 +530,22 @@ class _Run:
         for key, data in record_files((row["record"].encode() for row in rows), at):
             self._workspace.store(key, data)
         catalog.record_images(rows)
+
+    def _vanished(self, record: CompletenessRecord, gone: set[str]) -> set[str]:
+        """Of the attachments that are ``gone``, those that took evidence with them.
+
+        Older cosign adds an attestation by writing a new manifest with all of them in it. What is
+        there as it was, and judged as it was, has not vanished with the manifest before.
+        """
+        rows = self._workspace.catalog.evidence(
+            source=record.registry, repository=record.repository, image=record.subject
+        )
+        there = {(row.bundle, row.verdict) for row in rows if row.manifest in record.found}
+        return {
+            row.manifest
+            for row in rows
+            if row.manifest in gone and (row.bundle, row.verdict) not in there
+        }
 
 
 class Collector:

@@ -21,9 +21,10 @@ from longseal.mirror.kit import KIT_TYPE, Kit
 from longseal.mirror.plan import Shipment
 from longseal.registry.attach import EMPTY, list_in_fallback
 from longseal.registry.copy import Copied, copy_manifest_tree
+from longseal.registry.discovery import LEGACY
 from longseal.registry.interface import Manifest, Registry
 from longseal.registry.layout import LayoutRegistry
-from longseal.registry.model import EMPTY_CONFIG, OCI_MANIFEST
+from longseal.registry.model import EMPTY_CONFIG, OCI_MANIFEST, fallback_tag, parse_subject
 from longseal.settings import RegistrySiteSettings, SiteSettings
 from longseal.workspace import Workspace
 
@@ -122,13 +123,28 @@ def _ship(source: Registry, target: Registry, shipment: Shipment) -> Copied:
     unlisted = [digest for digest in shipment.referrers if digest not in known]
     if unlisted:
         manifests = [_arrived(target, repository, digest) for digest in unlisted]
-        list_in_fallback(target, repository, shipment.image, manifests)
+        listed = [one for one in manifests if parse_subject(one.data) is not None]
+        if listed:
+            list_in_fallback(target, repository, shipment.image, listed)
+        if len(listed) < len(manifests):
+            _tag_older(source, target, shipment)
     for tag in shipment.tags:
         if target.resolve(repository, tag) != shipment.image:
             manifest = _arrived(target, repository, shipment.image)
             target.put_manifest(repository, manifest, tag)
             copied += Copied(1, len(manifest.data))
     return copied
+
+
+def _tag_older(source: Registry, target: Registry, shipment: Shipment) -> None:
+    """Cosign's older attachments have no subject: whoever looks for them looks for their tags."""
+    for suffix in LEGACY:
+        tag = fallback_tag(shipment.image) + suffix
+        digest = source.resolve(shipment.repository, tag)
+        there = target.resolve(shipment.repository, tag)
+        if digest is not None and digest in shipment.referrers and digest != there:
+            manifest = _arrived(target, shipment.repository, digest)
+            target.put_manifest(shipment.repository, manifest, tag)
 
 
 def _arrived(target: Registry, repository: str, digest: str) -> Manifest:

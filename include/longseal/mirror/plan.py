@@ -104,7 +104,7 @@ def plan(workspace: Workspace, site: SiteSettings) -> Plan:
         place = (image.source, image.repository)
         if place not in tags:
             tags[place] = _tags(workspace, *place)
-        manifests = {row.manifest for row in evidence if _travels(row)}
+        manifests = {row.manifest for row in evidence if _travels(row)} & _there(image)
         manifests.update(statements.get((*place, image.digest), ()))
         found.shipments.append(
             Shipment(
@@ -125,6 +125,12 @@ def _withheld(image: Image, evidence: list[Evidence]) -> str | None:
     if not any(row.verdict == "verified" for row in evidence):
         return "no attestation of it is verified"
     return None
+
+
+def _there(image: Image) -> set[str]:
+    """What the last search found; cosign's older tags leave earlier manifests behind."""
+    record = parse_object(image.record.encode(), "a completeness record")
+    return set(record["found"])
 
 
 def _travels(row: Evidence) -> bool:

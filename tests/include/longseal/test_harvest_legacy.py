@@ -1,23 +1,35 @@
 """Cosign's older attachments, as real projects made them, through the whole harvest."""
 
 import csv
+import io
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from tests.attestations import older_annotations
+from tests.doubles.sigstore import IDENTITY, ISSUER, SigstoreDouble
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
 from tests.installation import Installation, seal
 
 from longseal.archive.pack import load_pack
-from longseal.canonical import parse_object
+from longseal.canonical import digest_of, parse_object
 from longseal.catalog.models import Evidence
-from longseal.harvest import Tally, harvest, plan
+from longseal.harvest import Harvested, Tally, harvest, plan
+from longseal.mirror.delivery import deliver, target_of
+from longseal.mirror.plan import plan as mirror_plan
+from longseal.registry.interface import Manifest
+from longseal.registry.layout import LayoutRegistry
+from longseal.registry.model import EMPTY_CONFIG, OCI_MANIFEST
 from longseal.settings import parse
 from longseal.verify.engine import Engine
+from longseal.verify.image import Expectations, verify_image
 from longseal.verify.policy import Policy
 from longseal.verify.pool import Case, judge
+from longseal.verify.report import Report
 from longseal.verify.target import Given, verify
 from longseal.verify.trust import TrustMaterial
 from longseal.workspace import Workspace
@@ -164,3 +176,74 @@ def test_an_older_attestation_is_sealed_after_it_was_judged_again_from_the_pack(
     assert "in seal 1" in report.checks[0].detail
     for batch in plan(workspace)[0]:
         assert harvest(workspace, batch).total == Tally(found=2, known=2)
+
+
+def test_an_attestation_that_older_cosign_adds_makes_none_vanish(
+    tmp_path: Path, authority: TimestampAuthorityDouble
+) -> None:
+    """It writes a new manifest with all of them under the tag; and what travels is that one."""
+    sigstore = SigstoreDouble()
+    installation = Installation(tmp_path / "installation", authority)
+    (installation.folder / "root.json").write_bytes(sigstore.trusted_root())
+    rule = {"repositories": ["corp/*"], "predicates": ["**"]}
+    installation.write(
+        trust={"trusted_root": "root.json"},
+        policy=[{**rule, "identities": [{"issuer": ISSUER, "identity": IDENTITY}]}],
+    )
+    registry = installation.registry()
+    image = _stored(registry, [], "v1")
+    tag = image.replace(":", "-") + ".att"
+    bundles = [sigstore.attest(image) for _ in range(2)]
+    layers = [_older_layer(registry, bundle) for bundle in bundles]
+    before = _stored(registry, layers[:1], tag)
+    workspace = installation.workspace()
+    assert _harvested(workspace) == Tally(found=1, verified=1)
+    after = _stored(registry, layers, tag)
+    assert _harvested(workspace) == Tally(found=1, verified=2)
+    assert _harvested(workspace) == Tally(found=1, known=1)
+    assert {row.state for row in workspace.catalog.images()} == {"whole"}
+
+    registry.delete_manifest(REPOSITORY, before)
+    site = workspace.settings.site("ship")
+    (shipment,) = mirror_plan(workspace, site).shipments
+    assert shipment.referrers == (after,)
+    delivered = deliver(workspace, site, [shipment])
+    assert (delivered.images, delivered.failed) == (1, {})
+    there = target_of(workspace, site)
+    assert there.resolve(REPOSITORY, tag) == after
+    engine = Engine(TrustMaterial.parse(workspace.trusted_root), Policy.parse(workspace.policy))
+    report = Report("site")
+    verify_image(report, there, REPOSITORY, image, Expectations(engine=engine), workspace.now())
+    assert report.exit_code == 0, report.to_json()
+    assert len(report.checks) == 3
+    assert deliver(workspace, site, [shipment]).copied.blobs_sent == 0
+
+    _stored(registry, layers[1:], tag)
+    assert _harvested(workspace).vanished == 2, "the first attestation is in no manifest now"
+
+
+def _harvested(workspace: Workspace) -> Tally:
+    total = Harvested()
+    for batch in plan(workspace)[0]:
+        total.add(harvest(workspace, batch))
+    return total.total
+
+
+def _older_layer(registry: LayoutRegistry, bundle: bytes) -> dict[str, Any]:
+    envelope = json.dumps(json.loads(bundle)["dsseEnvelope"]).encode()
+    registry.put_blob(REPOSITORY, digest_of(envelope), len(envelope), io.BytesIO(envelope))
+    return {
+        "mediaType": "application/vnd.dsse.envelope.v1+json",
+        "digest": digest_of(envelope),
+        "size": len(envelope),
+        "annotations": older_annotations(bundle),
+    }
+
+
+def _stored(registry: LayoutRegistry, layers: list[dict[str, Any]], tag: str) -> str:
+    registry.put_blob(REPOSITORY, digest_of(b"{}"), 2, io.BytesIO(b"{}"))
+    config = {"mediaType": EMPTY_CONFIG, "digest": digest_of(b"{}"), "size": 2}
+    document = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": layers}
+    data = json.dumps(document).encode()
+    registry.put_manifest(REPOSITORY, Manifest(digest_of(data), OCI_MANIFEST, data), tag)
+    return digest_of(data)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.attestations import older_annotations
 from tests.doubles.sigstore import SigstoreDouble
 
 from longseal.canonical import sha256_hex
@@ -12,25 +13,6 @@ from longseal.verify import legacy
 from longseal.verify.statement import IMAGE_SIGNATURE, Statement
 
 IMAGE = "sha256:" + "1" * 64
-
-
-def annotations_of(bundle: bytes) -> dict[str, str]:
-    """What cosign would have written in place of ``bundle``."""
-    material = json.loads(bundle)["verificationMaterial"]
-    (entry,) = material["tlogEntries"]
-    raw = material["certificate"]["rawBytes"]
-    payload = {
-        "body": entry["canonicalizedBody"],
-        "integratedTime": int(entry["integratedTime"]),
-        "logIndex": 7,
-        "logID": base64.b64decode(entry["logId"]["keyId"]).hex(),
-    }
-    promise = entry["inclusionPromise"]["signedEntryTimestamp"]
-    return {
-        legacy.SIGNATURE: "",
-        legacy.CERTIFICATE: f"-----BEGIN CERTIFICATE-----\n{raw}\n-----END CERTIFICATE-----\n",
-        legacy.BUNDLE: json.dumps({"SignedEntryTimestamp": promise, "Payload": payload}),
-    }
 
 
 @pytest.fixture(scope="module")
@@ -43,19 +25,19 @@ def test_an_attestation_becomes_the_bundle_that_newer_cosign_would_have_written(
 ) -> None:
     expected = json.loads(bundle)
     made = json.loads(
-        legacy.attestation(json.dumps(expected["dsseEnvelope"]).encode(), annotations_of(bundle))
+        legacy.attestation(json.dumps(expected["dsseEnvelope"]).encode(), older_annotations(bundle))
     )
     assert made["dsseEnvelope"] == expected["dsseEnvelope"]
     material, theirs = made["verificationMaterial"], expected["verificationMaterial"]
     assert material["x509CertificateChain"]["certificates"] == [theirs["certificate"]]
     (entry,), (wanted,) = material["tlogEntries"], theirs["tlogEntries"]
     del wanted["inclusionProof"]
-    assert entry == wanted | {"logIndex": "7"}
+    assert entry == wanted | {"logIndex": "0"}
 
 
 def test_a_signature_is_over_the_layers_bytes(bundle: bytes) -> None:
     token = {legacy.TIMESTAMP: json.dumps({"SignedRFC3161Timestamp": "dG9rZW4="})}
-    annotations = annotations_of(bundle) | {legacy.SIGNATURE: "c2ln"} | token
+    annotations = older_annotations(bundle) | {legacy.SIGNATURE: "c2ln"} | token
     made = json.loads(legacy.signature(b"signed", annotations))
     digest = base64.b64decode(made["messageSignature"]["messageDigest"]["digest"])
     assert digest.hex() == sha256_hex(b"signed")
@@ -84,7 +66,7 @@ def test_without_a_certificate_some_key_has_signed() -> None:
 )
 def test_broken_annotations_are_malformed(bundle: bytes, broken: dict[str, str]) -> None:
     with pytest.raises(MalformedError):
-        legacy.attestation(b"{}", annotations_of(bundle) | broken)
+        legacy.attestation(b"{}", older_annotations(bundle) | broken)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +82,7 @@ def test_broken_annotations_are_malformed(bundle: bytes, broken: dict[str, str])
     ],
 )
 def test_a_promise_of_another_shape_is_malformed(bundle: bytes, change: dict[str, Any]) -> None:
-    annotations = annotations_of(bundle)
+    annotations = older_annotations(bundle)
     promise = json.loads(annotations[legacy.BUNDLE])
     promise["Payload"] |= change
     annotations[legacy.BUNDLE] = json.dumps(promise)
