@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longseal import __version__
+from longseal.canonical import parse_timestamp
 from longseal.errors import LongsealError, RefusedError
 from longseal.settings import load
 from longseal.workspace import Workspace
@@ -161,6 +162,24 @@ def _parser() -> argparse.ArgumentParser:
             found.add_argument("--reason", metavar="SLUG", help="as in no-rule")
             found.add_argument("--repository", metavar="PATTERN", help="as in corp/*")
             found.add_argument("--image", metavar="DIGEST")
+
+    keys = group("keys", "The organisation's keys.")
+    verb("list", _keys_list, "Every key, its window, and which seals stand.", keys)
+    verb("rotate", _keys_rotate, "Let next_signer of the settings sign from now on.", keys)
+    verb("commit", _keys_commit, "Commit to keys.recovery of the settings.", keys)
+    revoke = verb("revoke", _keys_revoke, "Say from when a key may have been stolen.", keys)
+    revoke.add_argument("key", metavar="sha256:HEX")
+    revoke.add_argument("--from", dest="since", required=True, metavar="YYYY-MM-DDTHH:MM:SSZ")
+    revoke.add_argument("--reason", required=True, help="for the key set's statement")
+    recover = verb("recover", _keys_recover, "Go on with a new key after the old is lost.", keys)
+    recover.add_argument("--recovery-key", type=Path, required=True, metavar="FILE")
+    recover.add_argument("--password-env", metavar="NAME", help="where its password is")
+    counts = verb("reconcile", _keys_reconcile, "Hold others' counts against the ledger.", keys)
+    counts.add_argument("--cloudtrail", type=Path, metavar="FILE", help="an export of events")
+    counts.add_argument("--key-id", action="append", default=[], help="as the events name the key")
+    counts.add_argument("--count", type=int, metavar="N", help="what the HSM's counter says")
+    counts.add_argument("--log", action="store_true", help="read the transparency log")
+    counts.add_argument("--since", metavar="YYYY-MM-DDTHH:MM:SSZ", help="count from here on")
 
     verb("config", _config, "Check the settings, and print what they come to.")
     return parser
@@ -452,6 +471,85 @@ def _verify(arguments: argparse.Namespace) -> int:
     else:
         _show_checks(report.to_json())
     return report.exit_code
+
+
+def _keys_list(arguments: argparse.Namespace) -> int:
+    from longseal.seal.key_report import key_standings
+
+    keys, found = key_standings(_workspace(arguments))
+    document = {
+        "version": keys.version,
+        "recovery": keys.recovery,
+        "keys": [one.to_json() for one in found],
+    }
+    rows = {
+        one.to_json()["key"]: {
+            name: value for name, value in one.to_json().items() if name != "key" and value
+        }
+        for one in found
+    }
+    _show(arguments, f"Key set {keys.version}", {"recovery": keys.recovery, **rows}, document)
+    return FINDINGS if any(one.doubtful for one in found) else DONE
+
+
+def _keys_rotate(arguments: argparse.Namespace) -> int:
+    from longseal.seal.key_history import rotate
+
+    return _keys_changed(arguments, rotate(_workspace(arguments)))
+
+
+def _keys_commit(arguments: argparse.Namespace) -> int:
+    from longseal.seal.key_history import commit
+
+    return _keys_changed(arguments, commit(_workspace(arguments)))
+
+
+def _keys_revoke(arguments: argparse.Namespace) -> int:
+    from longseal.seal.key_history import revoke
+
+    since = parse_timestamp(arguments.since)
+    workspace = _workspace(arguments)
+    return _keys_changed(arguments, revoke(workspace, arguments.key, since, arguments.reason))
+
+
+def _keys_recover(arguments: argparse.Namespace) -> int:
+    from longseal.seal.key_history import recover
+    from longseal.seal.signers.file import FileSigner
+
+    recovery = FileSigner(arguments.recovery_key, arguments.password_env)
+    return _keys_changed(arguments, recover(_workspace(arguments), recovery))
+
+
+def _keys_changed(arguments: argparse.Namespace, document: Mapping[str, Any]) -> int:
+    _show(arguments, "Key set", document, document)
+    return FINDINGS if document["resumed"] else DONE
+
+
+def _keys_reconcile(arguments: argparse.Namespace) -> int:
+    from longseal.seal.key_report import (
+        reconcile_cloudtrail,
+        reconcile_counter,
+        reconcile_log,
+    )
+
+    workspace = _workspace(arguments)
+    since = parse_timestamp(arguments.since) if arguments.since else None
+    found = []
+    if arguments.cloudtrail is not None:
+        if not arguments.key_id:
+            raise RefusedError("say how the events name the key: --key-id ARN, id or alias")
+        export = workspace.read_setting("--cloudtrail", arguments.cloudtrail)
+        found.append(reconcile_cloudtrail(workspace, export, arguments.key_id, since))
+    if arguments.count is not None:
+        found.append(reconcile_counter(workspace, arguments.count, since))
+    if arguments.log:
+        found.append(reconcile_log(workspace))
+    if not found:
+        raise RefusedError("nothing to hold against the ledger: --cloudtrail, --count or --log")
+    document = {"counts": [one.to_json() for one in found]}
+    rows = {one.source: {**one.to_json(), "source": None} for one in found}
+    _show(arguments, "Key operations", rows, document)
+    return FINDINGS if any(one.alarm for one in found) else DONE
 
 
 def _config(arguments: argparse.Namespace) -> int:
