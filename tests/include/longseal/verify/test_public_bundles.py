@@ -8,6 +8,7 @@ import base64
 import csv
 import gzip
 import json
+import subprocess
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 from tests.attestations import policy, rule
+from tests.lab.tools import tool
 
 from longseal.canonical import digest_of
 from longseal.errors import MalformedError, UnsupportedError
@@ -231,3 +233,41 @@ def test_a_sample_of_each_corpus_verifies(
         data = line["raw"].encode() if "raw" in line else json.dumps(line["bundle"]).encode()
         found = engine.judge(data, line["digest"] if corpus == "cpython" else None, "a", collected)
         assert found.outcome is outcome, (line["id"], found)
+
+
+@pytest.mark.lab
+def test_cosign_itself_says_the_same_of_what_the_second_verifier_judged(
+    judged: list[Judged], sigstore_bundles: Path, tmp_path: Path
+) -> None:
+    sample = [
+        one
+        for one in judged
+        if one.found.engine.startswith("longseal")
+        and one.row["content"] == "dsseEnvelope"
+        and one.row["identity"]
+        and one.row["issuer"]
+        and "root:github" not in one.row["needs"]
+        and one.row["id"] not in ACCEPTED.keys() | UNSUPPORTED.keys()
+        and one.found.outcome in {Outcome.VERIFIED, Outcome.REJECTED}
+        and (one.found.reason is None or one.found.reason.slug != "subject")
+    ][::3]
+    assert len(sample) > 8
+    assert {one.found.outcome for one in sample} == {Outcome.VERIFIED, Outcome.REJECTED}
+    for one in sample:
+        done = subprocess.run(
+            [
+                tool("cosign"),
+                "verify-blob-attestation",
+                f"--bundle={sigstore_bundles / one.row['path']}",
+                f"--trusted-root={sigstore_bundles / one.row['trusted_root']}",
+                f"--certificate-identity={one.row['identity']}",
+                f"--certificate-oidc-issuer={one.row['issuer']}",
+                "--check-claims=false",
+                f"--type={one.found.predicate_type or one.row['predicate_type'] or 'custom'}",
+            ],
+            env={"HOME": str(tmp_path)},
+            capture_output=True,
+            check=False,
+        )
+        accepted = done.returncode == 0
+        assert accepted is (one.found.outcome is Outcome.VERIFIED), (one, done.stderr[-300:])
