@@ -24,6 +24,8 @@ _Algorithm = Literal["ECDSA_SHA_256", "RSASSA_PKCS1_V1_5_SHA_256"]
 _PAUSES: Final = (0.5, 2.0, 5.0)
 """Seconds between tries while KMS throttles."""
 
+_READ_SECONDS: Final = 20
+
 _THROTTLED: Final = frozenset({"Throttling", "ThrottlingException", "TooManyRequestsException"})
 _UNAVAILABLE: Final = frozenset(
     {"DependencyTimeoutException", "KMSInternalException", "KeyUnavailableException"}
@@ -72,7 +74,9 @@ def kms_client(
     import boto3
     from botocore.config import Config
 
-    config = Config(retries={"total_max_attempts": 1}, connect_timeout=5, read_timeout=20)
+    config = Config(
+        retries={"total_max_attempts": 1}, connect_timeout=5, read_timeout=_READ_SECONDS
+    )
     with _errors("make a client", _KEY):
         session = boto3.session.Session(
             access_key, secret_key, session_token, region_name=region or None

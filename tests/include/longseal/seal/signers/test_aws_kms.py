@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from longseal.errors import (
     UnsupportedError,
 )
 from longseal.seal.keys import fingerprint
+from longseal.seal.signers import aws_kms
 from longseal.seal.signers.aws_kms import AwsKmsSigner, Role, kms_client, region_of
 from longseal.seal.signers.checked import sign_checked
 
@@ -119,6 +121,39 @@ def test_a_service_that_fails_is_asked_once_and_worth_a_later_try(
     with pytest.raises(RetryableError):
         tried.sign(b"m")
     assert (kms.signatures, len(kms.planned)) == (0, 0)
+
+
+def test_a_signature_that_came_too_late_is_not_asked_for_again(
+    kms: KmsDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kms.create("org")
+    monkeypatch.setattr(aws_kms, "_READ_SECONDS", 0.2)
+    tried = signer(kms)
+    _ = tried.public_key
+    kms.delay = 1
+    with pytest.raises(RetryableError, match="kms:Sign: KMS did not answer well"):
+        tried.sign(b"m")
+    kms.__exit__()
+    assert calls(kms) in (["GetPublicKey"], ["GetPublicKey", "Sign"])
+
+
+def test_a_fork_has_connections_of_its_own(kms: KmsDouble) -> None:
+    key = kms.create("org")
+    connected: list[int] = []
+
+    def connect() -> Any:
+        connected.append(os.getpid())
+        return kms_client(REGION, kms.url, "AKIATEST", "5ecre7")
+
+    tried = AwsKmsSigner("org", connect)
+    for _ in range(2):
+        sign_checked(tried, b"m", fingerprint(key.public))
+    child = os.fork()
+    if child == 0:
+        tried.sign(b"m")
+        os._exit(0 if connected == [os.getppid(), os.getpid()] else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert connected == [os.getpid()]
 
 
 def test_a_service_that_is_down_is_worth_a_later_try(kms: KmsDouble) -> None:
