@@ -1,8 +1,9 @@
 """Longseal installed in a folder: settings, and everything that they name."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from longseal.registry.layout import LayoutRegistry
 from longseal.seal.reseal import Reseal
 from longseal.seal.signers.file import FileSigner
 from longseal.settings import load
-from longseal.workspace import Workspace
+from longseal.workspace import Workspace, utc_now
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -80,8 +81,8 @@ class Installation:
         plain = json.loads(json.dumps(found))
         self.config.write_text(yaml.safe_dump(plain, sort_keys=False))
 
-    def workspace(self) -> Workspace:
-        return Workspace(load(self.config, {}))
+    def workspace(self, clock: Callable[[], datetime] = utc_now) -> Workspace:
+        return Workspace(load(self.config, {}), clock=clock)
 
     def registry(self) -> LayoutRegistry:
         """What harvest finds under ``registry``."""

@@ -8,6 +8,7 @@ from longseal.registry.attach import EMPTY, attach
 from longseal.registry.interface import Descriptor, Manifest
 from longseal.registry.model import EMPTY_CONFIG, OCI_MANIFEST
 from longseal.seal.bundle import MEDIA_TYPE
+from longseal.workspace import Workspace
 from tests.doubles.sigstore import IDENTITY, ISSUER, SigstoreDouble
 from tests.installation import Installation, seal
 
@@ -33,6 +34,19 @@ def harvest_image(installation: Installation, sigstore: SigstoreDouble, at: date
 
     :returns: the attestation's manifest
     """
+    image, subject = put_image(installation, REPOSITORY, at)
+    manifest = attach(
+        installation.registry(), REPOSITORY, subject, MEDIA_TYPE, sigstore.attest(image, at=at), {}
+    )
+    harvest_all(installation.workspace())
+    return manifest
+
+
+def put_image(installation: Installation, repository: str, at: datetime) -> tuple[str, Descriptor]:
+    """Put an image of its own for this time into the registry.
+
+    :returns: its digest, and what is attached to it names
+    """
     image = canonical_json(
         {
             "schemaVersion": 2,
@@ -42,15 +56,17 @@ def harvest_image(installation: Installation, sigstore: SigstoreDouble, at: date
             "annotations": {"org.opencontainers.image.created": timestamp(at)},
         }
     )
-    registry, digest = installation.registry(), digest_of(image)
-    registry.put_manifest(REPOSITORY, Manifest(digest, OCI_MANIFEST, image), f"v{at:%Y-%m-%d}")
-    subject = Descriptor(OCI_MANIFEST, digest, len(image))
-    bundle = sigstore.attest(digest, at=at)
-    manifest = attach(registry, REPOSITORY, subject, MEDIA_TYPE, bundle, {})
-    workspace = installation.workspace()
+    digest = digest_of(image)
+    installation.registry().put_manifest(
+        repository, Manifest(digest, OCI_MANIFEST, image), f"v{at:%Y-%m-%d}"
+    )
+    return digest, Descriptor(OCI_MANIFEST, digest, len(image))
+
+
+def harvest_all(workspace: Workspace) -> None:
+    """Harvest whatever the registries have."""
     for batch in harvest.plan(workspace)[0]:
         harvest.harvest(workspace, batch)
-    return manifest
 
 
 def retire(installation: Installation) -> str:

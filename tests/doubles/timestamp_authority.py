@@ -4,16 +4,15 @@ import datetime
 import subprocess
 import threading
 import time
+from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from tests.doubles.stamper import Stamper
 
 Mode = Literal[
     "honest",
@@ -29,6 +28,7 @@ Mode = Literal[
     "rejection",  # a well-formed refusal
     "other-key",  # a token by an authority with the same names and another key
     "trailing",  # an honest token with bytes behind it
+    "unsorted",  # an honest token, its set of certificates not in DER's order
 ]
 
 _CONFIG = """\
@@ -53,6 +53,9 @@ class TimestampAuthorityDouble:
     :param life: how long they are valid from then; less than ``age`` for an expired chain
     :param root_life: of the root, where another
     :param with_chain: put the root into each token too, which some clients cannot read
+    :param clock: gives the time that it stamps, in place of the machine's; then the tokens are made
+        here and not by openssl, which knows no other time
+    :param extensions: more of the timestamping certificate
     """
 
     def __init__(
@@ -64,15 +67,21 @@ class TimestampAuthorityDouble:
         life: datetime.timedelta = datetime.timedelta(days=3650),
         root_life: datetime.timedelta | None = None,
         with_chain: bool = False,
+        clock: Callable[[], datetime.datetime] | None = None,
+        extensions: Sequence[x509.ExtensionType] = (),
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.mode: Mode = "honest"
         self.delay = 1.0
         self.requests = 0
-        born = datetime.datetime.now(datetime.UTC).replace(microsecond=0) - age
-        self.chain = self._certify("signer", name, born, born + life, born + (root_life or life))
-        self._certify("stranger", name, born, born + life, born + life)
+        self._clock = clock
+        self._born = self._now().replace(microsecond=0) - age
+        self._stampers = {
+            "signer": self._new_key("signer", name, life, root_life, extensions),
+            "stranger": self._new_key("stranger", name, life, None, ()),
+        }
+        self.chain = self._stampers["signer"].chain
         self.pem = b"".join(each.public_bytes(Encoding.PEM) for each in self.chain)
         self.chain_path = folder / "chain.pem"
         self.chain_path.write_bytes(self.pem)
@@ -104,6 +113,9 @@ class TimestampAuthorityDouble:
 
     def answer(self, query: bytes) -> bytes:
         """The TimeStampResp for a query, as the mode has it."""
+        if self.mode == "unsorted":
+            first, second = sorted(self.chain, key=lambda each: each.public_bytes(Encoding.DER))
+            return self._stampers["signer"].answer(query, self._now(), (second, first))
         if self.mode == "other-digest":
             place = query.index(b"\x04\x20") + 2
             return self._reply(query[:place] + bytes(32) + query[place + 32 :])
@@ -117,7 +129,13 @@ class TimestampAuthorityDouble:
         self._first = self._first or reply
         return reply + b"\0" if self.mode == "trailing" else reply
 
+    def _now(self) -> datetime.datetime:
+        return self._clock() if self._clock else datetime.datetime.now(datetime.UTC)
+
     def _reply(self, query: bytes, signer: str = "signer", config: str = "honest") -> bytes:
+        if self._clock is not None and config == "honest":
+            stamper = self._stampers[signer]
+            return stamper.answer(query, self._now(), stamper.chain[:1])
         with self._lock:
             source, target = self.folder / "query.tsq", self.folder / "reply.tsr"
             source.write_bytes(query)
@@ -134,54 +152,20 @@ class TimestampAuthorityDouble:
             subprocess.run(argv, check=True, capture_output=True, timeout=30)
             return target.read_bytes()
 
-    def _certify(
+    def _new_key(
         self,
         file: str,
         name: str,
-        born: datetime.datetime,
-        end: datetime.datetime,
-        root_end: datetime.datetime,
-    ) -> tuple[x509.Certificate, x509.Certificate]:
-        """Make a root and a timestamping certificate; write the latter and its key."""
-        root_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-        root_name, leaf_name = (
-            x509.Name(
-                [
-                    x509.NameAttribute(NameOID.ORGANIZATION_NAME, "double"),
-                    x509.NameAttribute(NameOID.COMMON_NAME, text),
-                ]
-            )
-            for text in (f"{name} root", name)
-        )
-
-        def builder(
-            subject: x509.Name, public: ec.EllipticCurvePublicKey, until: datetime.datetime
-        ) -> x509.CertificateBuilder:
-            return (
-                x509.CertificateBuilder()
-                .subject_name(subject)
-                .issuer_name(root_name)
-                .public_key(public)
-                .serial_number(x509.random_serial_number())
-                .not_valid_before(born)
-                .not_valid_after(until)
-            )
-
-        root = (
-            builder(root_name, root_key.public_key(), root_end)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .sign(root_key, hashes.SHA256())
-        )
-        usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.TIME_STAMPING])
-        leaf = (
-            builder(leaf_name, key.public_key(), end)
-            .add_extension(usage, critical=True)
-            .sign(root_key, hashes.SHA256())
-        )
-        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        life: datetime.timedelta,
+        root_life: datetime.timedelta | None,
+        extensions: Sequence[x509.ExtensionType],
+    ) -> Stamper:
+        """Make a root and a timestamping certificate; write the latter and its key for openssl."""
+        stamper = Stamper.new(name, self._born, life, root_life, extensions)
+        pem = stamper.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         (self.folder / f"{file}.key").write_bytes(pem)
-        (self.folder / f"{file}.pem").write_bytes(leaf.public_bytes(Encoding.PEM))
-        return leaf, root
+        (self.folder / f"{file}.pem").write_bytes(stamper.chain[0].public_bytes(Encoding.PEM))
+        return stamper
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         double = self

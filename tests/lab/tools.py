@@ -37,6 +37,7 @@ Go asks the kernel for the time, not the C library: nothing outside the binary c
 CLOCK = Path(__file__).parent / "clock" / "lab_clock.go"
 PACKAGES = {
     "docker-registry": Path("/usr/bin/docker-registry"),
+    "faketime": Path("/usr/bin/faketime"),
     "softhsm2": Path("/usr/lib/softhsm/libsofthsm2.so"),
 }
 GO_ENVIRONMENT = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false"}

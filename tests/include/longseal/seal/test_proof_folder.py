@@ -1,71 +1,16 @@
-import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 from tests.installation import Installation, seal
-from tests.lab.tools import tool
+from tests.proven import Proven
 
 from longseal import cli
-from longseal.canonical import sha256_hex
 from longseal.errors import RefusedError
 from longseal.seal.keys import fingerprint
 from longseal.seal.organisation import organisation_key
-from longseal.seal.proof_folder import SUMS, VERIFY, prove, verify_proof
-from longseal.seal.timestamps import Authority
+from longseal.seal.proof_folder import SUMS, prove, verify_proof
 from longseal.verify.report import Report
-
-
-class Proven:
-    """A proof folder, and what its reader was told."""
-
-    def __init__(self, folder: Path, installation: Installation) -> None:
-        self.folder = folder
-        self.key = fingerprint(organisation_key(installation.workspace()).key)
-        authority = installation.authority
-        self.root = Authority.load(authority.url, authority.pem, "chain.pem").root_fingerprint
-
-    def copy(self, to: Path) -> "Proven":
-        copied = object.__new__(Proven)
-        copied.key, copied.root = self.key, self.root
-        copied.folder = Path(shutil.copytree(self.folder, to))
-        return copied
-
-    @property
-    def files(self) -> list[str]:
-        """Names of all files but the script."""
-        paths = (path for path in self.folder.rglob("*") if path.is_file())
-        return sorted({path.relative_to(self.folder).as_posix() for path in paths} - {VERIFY})
-
-    def change(self, name: str) -> None:
-        """Flip a bit in the middle of a file; an empty one gets a byte."""
-        path = self.folder / name
-        data = bytearray(path.read_bytes()) or bytearray(b"!")
-        data[len(data) // 2] ^= 1
-        path.write_bytes(data)
-
-    def list_again(self) -> None:
-        """What somebody does who changes files and their list together."""
-        named = [name for name in self.files if name != SUMS]
-        lines = [f"{sha256_hex((self.folder / name).read_bytes())}  {name}\n" for name in named]
-        (self.folder / SUMS).write_text("".join(lines))
-
-    def check(self, key: str | None = None, root: str | None = None, quorum: int = 1) -> bool:
-        """What `longseal verify` says, without settings, catalog or archive."""
-        report = Report(str(self.folder))
-        roots = frozenset({root or self.root})
-        verify_proof(report, self.folder, key or self.key, roots, quorum)
-        return report.exit_code == 0
-
-    def script(self, *more: str, key: str | None = None, root: str | None = None) -> int:
-        """What `verify.sh` says where there is no network."""
-        argv = ["unshare", "--user", "--map-root-user", "--net", "sh", self.folder / VERIFY]
-        argv += [f"key={key or self.key}", f"tsa={root or self.root}", *more]
-        environment = {"PATH": os.environ["PATH"], "COSIGN": tool("cosign"), "HOME": "/nowhere"}
-        done = subprocess.run(argv, env=environment, capture_output=True, text=True)
-        self.said = done.stdout + done.stderr
-        return done.returncode
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +26,7 @@ def proven_once(harvested_once: Installation, tmp_path_factory: pytest.TempPathF
     seal(workspace, "r-two")
     digest = workspace.catalog.evidence()[3].bundle
     (written,) = prove(workspace, digest, folder.parent / "proof")
-    return Proven(written, installation)
+    return Proven.of(written, workspace)
 
 
 @pytest.fixture
@@ -178,7 +123,7 @@ def test_the_script_asks_for_what_its_reader_knows(proven: Proven) -> None:
     other = "sha256:" + "0" * 64
     assert proven.script(key=other) == 1
     assert "was not given" in proven.said
-    assert proven.script(root=other) == 1
+    assert proven.script(roots=[other]) == 1
     assert "timestamps" in proven.said
     assert proven.script("quorum=2") == 1
     assert proven.script("colour=red") == 2

@@ -64,6 +64,7 @@ def test_a_token_says_when_and_holds_in_openssl_too(
         ("redirect", TimestampError),
         ("garbage", MalformedError),
         ("trailing", MalformedError),
+        ("unsorted", MalformedError),
         ("rejection", VerificationError),
         ("other-digest", VerificationError),
         ("other-key", VerificationError),
