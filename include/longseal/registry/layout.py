@@ -17,7 +17,7 @@ import secrets
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -52,6 +52,9 @@ MARKER: Final = b'{"imageLayoutVersion":"1.0.0"}'
 MAX_INDEX_BYTES: Final = 64 * 1024 * 1024
 MAX_ENTRIES: Final = 200_000
 MAX_DEPTH: Final = 16
+KEPT_REPOSITORIES: Final = 64
+"""Repositories whose index is kept in mind: twice as many as a harvest asks for at once."""
+
 _CHUNK: Final = 1024 * 1024
 _KIND: Final = "dev.cosignproject.cosign/"
 _SAVED: Final = {"sigs": ".sig", "atts": ".att"}
@@ -65,6 +68,28 @@ class _Index:
     entries: tuple[Descriptor, ...]
     tags: dict[str, Descriptor]
     declared: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Attached:
+    """Whose attachments the entries of one index are.
+
+    :param unreadable: entries whose subject could not be read, with why
+    """
+
+    index: _Index
+    by_subject: dict[str, tuple[Descriptor, ...]]
+    unreadable: tuple[tuple[Descriptor, LongsealError], ...]
+    owners: dict[str, set[str]]
+
+
+@dataclass(slots=True)
+class _Known:
+    """What was read of a repository: the newest state, and subjects, which never change."""
+
+    index: _Index
+    subjects: dict[str, str | None] = field(default_factory=dict)
+    attached: _Attached | None = None
 
 
 class LayoutRegistry:
@@ -81,9 +106,7 @@ class LayoutRegistry:
         self._name = name
         self._root = Path(os.path.realpath(root))
         self._patterns = tuple(patterns)
-        self._indexes: dict[str, _Index] = {}
-        self._subjects: dict[str, str | None] = {}
-        self._owners: dict[str, tuple[_Index, dict[str, set[str]]]] = {}
+        self._known: dict[str, _Known] = {}
 
     @property
     def name(self) -> str:
@@ -137,27 +160,39 @@ class LayoutRegistry:
         index = self._index(repository)
         if index is None:
             return ()
-        found = {}
+        attached = self._attached(repository, index)
+        for entry, why in attached.unreadable:
+            # A manifest has one subject only: what tags say of it is not another image's.
+            owners = attached.owners.get(entry.digest)
+            if owners is None or digest in owners:
+                raise why
+        return attached.by_subject.get(digest, ())
+
+    def _attached(self, repository: str, index: _Index) -> _Attached:
+        """The attachments of every image, looked up once for each state of ``index.json``."""
+        known = self._known.setdefault(repository, _Known(index))
+        if known.attached is not None and known.attached.index is index:
+            return known.attached
+        found: dict[str, dict[str, Descriptor]] = {}
+        unreadable = []
         for entry in index.entries:
             try:
-                if self._subject(repository, entry.digest) == digest:
-                    found[entry.digest] = entry
-            except LongsealError:
-                if self._may_refer_to(repository, index, entry, digest):
-                    raise
-        return tuple(found.values())
-
-    def _may_refer_to(
-        self, repository: str, index: _Index, entry: Descriptor, subject: str
-    ) -> bool:
-        """Whether an entry that cannot be read could have this subject. A manifest has only one."""
-        if entry.media_type in (DOCKER_MANIFEST, DOCKER_LIST):
-            return False  # of these, none has a subject
-        known = self._owners.get(repository)
-        if known is None or known[0] is not index:
-            known = self._owners[repository] = index, self._named(repository, index)
-        owners = known[1].get(entry.digest)
-        return owners is None or subject in owners
+                subject = self._subject(repository, known.subjects, entry.digest)
+            except LongsealError as err:
+                # Of Docker's own kinds, none has a subject.
+                if entry.media_type not in (DOCKER_MANIFEST, DOCKER_LIST):
+                    unreadable.append((entry, err))
+                continue
+            if subject is not None:
+                found.setdefault(subject, {})[entry.digest] = entry
+        attached = _Attached(
+            index,
+            {subject: tuple(entries.values()) for subject, entries in found.items()},
+            tuple(unreadable),
+            self._named(repository, index) if unreadable else {},
+        )
+        known.attached = attached
+        return attached
 
     def _named(self, repository: str, index: _Index) -> dict[str, set[str]]:
         """By manifest, whose attachment fallback tags and cosign's older tags say that it is."""
@@ -267,9 +302,9 @@ class LayoutRegistry:
         except OSError as err:
             raise RegistryError(f"{repository}: cannot read index.json: {err}") from err
         stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
-        known = self._indexes.get(repository)
-        if known is not None and known.stamp == stamp:
-            return known
+        known = self._known.get(repository)
+        if known is not None and known.index.stamp == stamp:
+            return known.index
         self._check_marker(repository)
         entries = tuple(parse_descriptor(entry) for entry in self._entries(repository))
         named = [(_tag_in(entry.annotations.get(REF_NAME)), entry) for entry in entries]
@@ -279,8 +314,16 @@ class LayoutRegistry:
             _saved(entries) | {tag: entry for tag, entry in named if tag is not None},
             {entry.digest: entry.media_type for entry in entries},
         )
-        self._indexes[repository] = index
+        self._remember(repository, index)
         return index
+
+    def _remember(self, repository: str, index: _Index) -> None:
+        """Keep it in mind, and forget what was read longest ago: a run passes by many."""
+        before = self._known.pop(repository, None)
+        self._known[repository] = _Known(index, before.subjects if before else {})
+        while len(self._known) > KEPT_REPOSITORIES:
+            # Another thread may have forgotten the same one.
+            self._known.pop(next(iter(self._known)), None)
 
     def _entries(self, repository: str) -> list[dict[str, Any]]:
         with self._open(self._path(repository, "index.json")) as file:
@@ -302,9 +345,9 @@ class LayoutRegistry:
         if version != "1.0.0":
             raise UnsupportedError(f"{repository}: image layout version {str(version)[:40]!a}")
 
-    def _subject(self, repository: str, digest: str) -> str | None:
+    def _subject(self, repository: str, subjects: dict[str, str | None], digest: str) -> str | None:
         """The subject of a manifest, which never changes and so is looked up once."""
-        if digest not in self._subjects:
+        if digest not in subjects:
             try:
                 data = self.blob(repository, digest, MAX_MANIFEST_BYTES)
             except _Absent as err:
@@ -316,8 +359,8 @@ class LayoutRegistry:
             except PermanentError:
                 # These are its very bytes: it names no subject that anybody could read.
                 subject = None
-            self._subjects[digest] = subject.digest if subject else None
-        return self._subjects[digest]
+            subjects[digest] = subject.digest if subject else None
+        return subjects[digest]
 
     def _path(self, repository: str, *parts: str) -> Path:
         return self._root.joinpath(*check_repository(repository).split("/"), *parts)

@@ -17,6 +17,10 @@ from typing import Final
 
 from longseal.errors import SettingsError
 
+_MARGIN: Final = 1.1
+"""Requests are paced a tenth below the rate: one that is late must not crowd the second after it
+beyond the budget, as the registry counts it."""
+
 _STALE: Final = 3600.0
 """Seconds ahead that no honest turn is: the host was started anew, and so was its clock."""
 
@@ -32,7 +36,7 @@ class Pace:
     """
 
     def __init__(self, rate: float | None, origin: str) -> None:
-        self._gap = 1.0 / rate if rate else 0.0
+        self._gap = _MARGIN / rate if rate else 0.0
         self._next = 0.0
         self._lock = threading.Lock()
         self._file = _shared(origin) if rate else None
