@@ -1,0 +1,5 @@
+import sys
+
+from longseal.cli import main
+
+sys.exit(main())

@@ -1,0 +1,79 @@
+"""Verbs of what is kept, sent on and checked: prune, mirror, audit."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from longseal.cli.command import DONE, FINDINGS, Verbs, workspace_of
+from longseal.cli.output import print_json, show, show_checks
+from longseal.errors import RefusedError
+
+
+def add(verbs: Verbs) -> None:
+    prune = verbs.verb(
+        "prune", _prune, "Plan what is past retention, or carry out an approved plan."
+    )
+    prune.add_argument("--approve", metavar="DIGEST", help="carry out the plan with this digest")
+    prune.add_argument("--approver", default=os.environ.get("USER", ""), help="who approves it")
+
+    mirror = verbs.verb("mirror", _mirror, "Bring images and their proof to a site.")
+    mirror.add_argument("--site", required=True, metavar="NAME")
+
+    audit = verbs.verb("audit", _audit, "Check ledger, seals and packs.")
+    audit.add_argument(
+        "--share", type=float, default=1.0, help="share of the packs that is read whole (0 to 1)"
+    )
+
+
+def _prune(arguments: argparse.Namespace) -> int:
+    from longseal.archive import prune
+
+    workspace = workspace_of(arguments)
+    if arguments.approve:
+        if not arguments.approver:
+            raise RefusedError("say who approves the plan: --approver NAME")
+        document = prune.execute(workspace, arguments.approve, arguments.approver)
+        show(arguments, "Pruned", document, document)
+        return DONE
+    planned = prune.plan(workspace)
+    if planned is None:
+        show(arguments, "Prune", {"due": 0}, {"plan": None, "items": []})
+        return DONE
+    document = {
+        "plan": planned.digest,
+        "items": [item.to_json() for item in planned.items],
+        "key_operations": planned.key_operations,
+    }
+    show(
+        arguments,
+        "Prune",
+        {
+            "due": len(planned.items),
+            "plan": planned.digest,
+            "to carry it out": f"longseal prune --approve {planned.digest}",
+        },
+        document,
+    )
+    return FINDINGS
+
+
+def _mirror(arguments: argparse.Namespace) -> int:
+    from longseal.mirror.mirror import mirror
+
+    workspace = workspace_of(arguments)
+    document = mirror(workspace, workspace.settings.site(arguments.site))
+    show(arguments, f"Mirror to {arguments.site}", document, document)
+    return FINDINGS if document["failed"] or document["withheld"] else DONE
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    from longseal.audit.audit import audit, summary
+
+    workspace = workspace_of(arguments)
+    report = audit(workspace, arguments.share)
+    if arguments.json:
+        print_json({**report.to_json(), **summary(workspace)})
+    else:
+        show_checks(report.to_json())
+    return report.exit_code
