@@ -244,6 +244,13 @@ class RekorSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SealSettings:
+    """:param unknown: whether a period with something unknown is sealed or refused"""
+
+    unknown: Literal["seal", "refuse"] = "seal"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogWatchSettings:
     """:param url: what the log's ``checkpoint`` and ``tile/`` stand below
     :param origin: the origin line of the log's checkpoints
@@ -340,6 +347,7 @@ class Settings:
     rekor: RekorSettings | None = None
     log_watch: LogWatchSettings | None = None
     complete_proofs: str | None = None
+    seal: SealSettings = SealSettings()
     image_statement_days: int = 400
     harvest_workers: int | None = None
     retention: RetentionSettings = RetentionSettings()
@@ -759,6 +767,7 @@ def _build(document: _Document) -> Settings:
         if "complete_proofs" in value
         else None,
         log_watch=_log_watch(value["log_watch"], folder) if "log_watch" in value else None,
+        seal=SealSettings(**value.get("seal", {})),
         image_statement_days=value.get("image_statement_days", 400),
         harvest_workers=value.get("harvest", {}).get("workers"),
         retention=_retention(value.get("retention", {})),

@@ -433,6 +433,14 @@ class Catalog:
                 ]
         return sorted(found, key=lambda row: (row.source, row.repository, row.digest))
 
+    def alarming_images(self) -> set[tuple[str, str, str]]:
+        """Registry, repository and digest of the images whose last search was not whole, or found
+        something gone."""
+        query = select(Image.source, Image.repository, Image.digest)
+        with self.session() as session:
+            rows = session.execute(query.where(Image.state.not_in(("whole", "empty"))))
+            return {(row.source, row.repository, row.digest) for row in rows}
+
     def add_seal(self, seal: Seal, leaves: Collection[str]) -> None:
         """Note a published seal and the evidence that it covers, by leaf hash."""
         with self.session() as session:

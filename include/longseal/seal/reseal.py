@@ -170,7 +170,15 @@ class Reseal:
             by_verdict[leaf.verdict].append(line)
         sealed = by_verdict.pop(Outcome.VERIFIED.value)
         images = {(leaf.registry, leaf.repository, leaf.image) for leaf in parsed}
-        records = newest_records(workspace.archive, images)
+        records = {
+            place: record
+            for place, record in newest_records(
+                workspace.archive, images | workspace.catalog.alarming_images()
+            ).items()
+            # An image whose evidence could not be looked for may have none here: that is said too.
+            if place in images or record.alarming
+        }
+        self._require_known(by_verdict[Outcome.UNKNOWN.value], records.values())
         self._require_archived(row.record.encode() for row in workspace.catalog.images_of(rows))
         before = published(workspace)
         sequence = len(before) + 1
@@ -199,7 +207,13 @@ class Reseal:
         if ledger_head is not None:
             files["ledger-head.json"] = ledger_head.data
 
-        states = Counter(records[place].state if place in records else "none" for place in images)
+        states = Counter(record.state for record in records.values())
+        states["none"] = len(images - records.keys())
+        rejects = Counter(
+            leaf.reason.partition(":")[0]
+            for leaf in parsed
+            if leaf.verdict == "rejected" and leaf.reason
+        )
         statement = Statement(
             tuple(Subject.of(data, name) for name, data in files.items()),
             predicate_type(workspace, "seal"),
@@ -219,7 +233,8 @@ class Reseal:
                     "verified": len(sealed),
                     **{name: len(lines) for name, lines in by_verdict.items()},
                     "images": len(images),
-                    "records": dict(sorted(states.items())),
+                    "records": {state: many for state, many in sorted(states.items()) if many},
+                    "rejects": dict(sorted(rejects.items())),
                     "registries": dict(sorted(Counter(leaf.registry for leaf in parsed).items())),
                 },
                 "previous": None if not before else before[-1].digest,
@@ -239,6 +254,21 @@ class Reseal:
             for key in archive.keys(prefix)
             if key.endswith(f"/{BUNDLE}") and not _ATTEMPT.fullmatch(_claim_of(key))
         }
+
+    def _require_known(self, leaves: Sequence[bytes], records: Iterable[Record]) -> None:
+        """Where the settings want it so, a period with something unknown is not sealed."""
+        if self._workspace.settings.seal.unknown == "seal":
+            return
+        images = sorted(
+            {Leaf.parse(line).image for line in leaves}
+            | {record.place[2] for record in records if record.state == "unknown"}
+        )
+        if images:
+            raise RefusedError(
+                f"seal.unknown: of {len(images)} images it is not known what attestations they"
+                f" have, the first {images[0]}: harvest again, or let the seal say so"
+                " (seal.unknown: seal)"
+            )
 
     def _require_packed(self, leaves: Sequence[bytes], packs: Iterable[str]) -> None:
         """A row that was only written into the catalog is in no pack, and is not sealed."""

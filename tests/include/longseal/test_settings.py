@@ -34,6 +34,7 @@ from longseal.settings import (
     RekorSettings,
     RetentionClass,
     S3ArchiveSettings,
+    SealSettings,
     Settings,
     VaultSignerSettings,
     VolumeSiteSettings,
@@ -114,6 +115,7 @@ timestamps:
   - {url: "http://tsa.other.example/tsr/", certificates: tsa.pem}
 timestamp_quorum: 2
 rekor: {url: "http://rekor.stella.example:3003", public_key: rekor.pem}
+seal: {unknown: refuse}
 image_statement_days: 90
 harvest: {workers: 2}
 retention:
@@ -239,6 +241,7 @@ def test_every_setting_is_read(read: Callable[[str], Settings], folder: Path) ->
         origin="rekor.stella.example",
     )
     assert (found.timestamp_quorum, found.image_statement_days, found.harvest_workers) == (2, 90, 2)
+    assert found.seal == SealSettings(unknown="refuse")
     assert found.retention.default == Duration(30, "month")
     assert found.retention.classes == (
         RetentionClass(
@@ -808,6 +811,7 @@ def test_the_defaults_of_the_schema_are_those_in_force(
         del bare["registries"][0][key]
     del bare["policy"][0]["max_certificate_minutes"], bare["archive"]["prefix"]
     del bare["timestamp_quorum"], bare["image_statement_days"], bare["retention"]["default"]
+    del bare["seal"]["unknown"]
 
     def filled(schema: dict[str, Any], value: Any) -> Any:
         schema = resolved(schema)
