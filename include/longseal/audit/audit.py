@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from longseal.archive.pack import load_pack, pack_key
 from longseal.canonical import sha256_hex
 from longseal.errors import VerificationError
+from longseal.seal.ceremony import authorities
 from longseal.seal.organisation import anchors_of, key_set
 from longseal.seal.proof import verify_chain, verify_seal
 from longseal.seal.published import SEAL, TRUSTED_ROOT, Published, published, seal_folder
+from longseal.seal.renewal import forecasts, require_time
+from longseal.seal.reseal import check_renewal
 from longseal.verify.report import Report
 from longseal.workspace import Workspace
 
@@ -25,9 +29,10 @@ def audit(workspace: Workspace, share: float = 1.0) -> Report:
     report = Report(f"archive of {workspace.settings.organisation}")
     report.attempt("ledger", lambda: _ledger(workspace))
     seals = published(workspace)
-    for seal in seals:
-        report.attempt(f"seal {seal.sequence}", _seal_check(workspace, seal))
+    for at, seal in enumerate(seals, 1):
+        report.attempt(f"seal {seal.sequence}", _seal_check(workspace, seals[:at]))
     report.attempt("chain", lambda: _chain(seals))
+    report.attempt("renewal", lambda: require_time(forecasts(workspace), workspace.now()))
     report.attempt("packs", lambda: _packs(workspace, share))
     return report
 
@@ -47,7 +52,9 @@ def _ledger(workspace: Workspace) -> str:
     )
 
 
-def _seal_check(workspace: Workspace, seal: Published) -> Callable[[], str]:
+def _seal_check(workspace: Workspace, upto: Sequence[Published]) -> Callable[[], str]:
+    """The check of the last of these seals."""
+    seal = upto[-1]
     folder = seal_folder(seal.sequence)
     files = seal.files()
 
@@ -59,7 +66,11 @@ def _seal_check(workspace: Workspace, seal: Published) -> Callable[[], str]:
     def check() -> str:
         if key_set(workspace) is None:
             raise VerificationError("there is no key set in the archive")
-        verify_seal(read, anchors_of(workspace))
+        # The settings' authorities alone: whoever can write the archive can list others.
+        known = authorities(workspace, retired=True)
+        roots = frozenset(one.root_fingerprint for one in known)
+        verify_seal(read, replace(anchors_of(workspace), timestamp_roots=roots))
+        check_renewal(workspace, upto)
         return f"{seal.period}: {seal.size} attestations, {len(files)} files"
 
     return check

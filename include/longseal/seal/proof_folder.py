@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.resources import files as package_files
@@ -21,9 +21,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from longseal.archive.leaf import Leaf
 from longseal.archive.pack import Evidence, load_pack
-from longseal.canonical import digest_of, hex_of, sha256_hex
+from longseal.canonical import digest_of, hex_of, sha256_hex, timestamp
 from longseal.catalog.models import Evidence as EvidenceRow
 from longseal.errors import MalformedError, RefusedError, UnsupportedError, VerificationError
+from longseal.seal.bundle import parse_key_bundle
 from longseal.seal.checkpoint import Proof, parse_verifier_key
 from longseal.seal.keys import KeySet, keyid, load_public_pem, public_pem
 from longseal.seal.proof import Anchors, believed, verify_statement
@@ -36,7 +37,8 @@ from longseal.seal.published import (
     read_lines,
     seal_folder,
 )
-from longseal.seal.timestamps import Authority, parse_tokens, verify_quorum
+from longseal.seal.renewal import path, renewables
+from longseal.seal.timestamps import Token, parse_tokens, verify_quorum
 from longseal.seal.tree import leaf_hash
 from longseal.seal.trusted_root import parse_trusted_root
 from longseal.verify.engine import Engine, Outcome
@@ -120,7 +122,7 @@ def proof_files(workspace: Workspace, row: EvidenceRow) -> dict[str, bytes]:
     }
     if item.leaf.signer is not None and (bundle := _bundle(item)) is not None:
         found[BUNDLE] = bundle
-    for renewal in renewal_path(seals, seal, lambda one: _authorities(workspace, one)):
+    for renewal in _renewals(workspace, seals, seal):
         found |= _seal_files(workspace, renewal, f"renewals/{renewal.sequence:06}")
     found[SUMS] = "".join(
         f"{sha256_hex(data)}  {name}\n" for name, data in sorted(found.items())
@@ -129,26 +131,13 @@ def proof_files(workspace: Workspace, row: EvidenceRow) -> dict[str, bytes]:
     return found
 
 
-def renewal_path(
-    seals: Sequence[Published],
-    seal: Published,
-    authorities: Callable[[Published], Sequence[Authority]],
-) -> list[Published]:
-    """The seals that keep ``seal`` provable, oldest first and the newest last.
-
-    Each was made while the authorities that stamped the one before were valid (RFC 4998 §5.2):
-    mostly the newest seal alone.
-    """
-    path: list[Published] = []
-    current, later = seal, [one for one in seals if one.sequence > seal.sequence]
-    while later:
-        until = max((one.valid_until for one in authorities(current)), default=current.sealed_at)
-        # With none in time there is a gap, which a verifier is to see and not to be spared.
-        within = [one for one in later if one.sealed_at <= until] or later[:1]
-        current = within[-1]
-        path.append(current)
-        later = [one for one in later if one.sequence > current.sequence]
-    return path
+def _renewals(workspace: Workspace, seals: Sequence[Published], seal: Published) -> list[Published]:
+    """The seals that keep ``seal`` provable, oldest first."""
+    resting = {one.sequence: one for one in renewables(workspace)}
+    quorum = workspace.settings.timestamp_quorum
+    carried = path(list(resting.values()), resting[seal.sequence], quorum)
+    by_sequence = {one.sequence: one for one in seals}
+    return [by_sequence[one.sequence] for one in carried]
 
 
 def verify_proof(
@@ -204,6 +193,7 @@ class _Checked:
     seal: Published
     keyid: str
     stamped: datetime
+    tokens: tuple[Token, ...]
 
 
 def _listed(folder: Path) -> dict[str, bytes]:
@@ -254,6 +244,14 @@ def _checked_seals(
             _require_named(files, before[1].seal, algorithm, f"{folder}/{name}")
         if renewal.seal.sequence <= before[1].seal.sequence:
             raise VerificationError(f"{folder} is no later seal")
+        # RFC 4998 section 5.3: valid relative to the time of the one that follows.
+        renewed = max(token.gen_time for token in renewal.tokens)
+        standing = [one for one in before[1].tokens if one.authority.valid_until >= renewed]
+        if len(standing) < quorum:
+            raise VerificationError(
+                f"{folder} was stamped at {timestamp(renewed)}: too late for"
+                f" {before[0]}, whose timestamps did not hold any more"
+            )
     return found
 
 
@@ -276,7 +274,9 @@ def _checked_seal(
     tokens = parse_tokens(read("renewal.tokens.json"), f"{folder}/renewal.tokens.json")
     verify_quorum(tokens, read("renewal.sha512"), authorities, quorum)
     _require_named(files, seal, "sha512", f"{folder}/renewal.sha512")
-    return _Checked(seal, keyid(anchors.key), stamped)
+    bundle = parse_key_bundle(seal.bundle)
+    good = verify_quorum(bundle.timestamps, bundle.signature, authorities, quorum)
+    return _Checked(seal, keyid(anchors.key), stamped, good)
 
 
 def _require_named(
@@ -352,9 +352,3 @@ def _seal_files(workspace: Workspace, seal: Published, folder: str) -> dict[str,
         found[f"tsa/{number}/chain.pem"] = b"".join(chain)
         found[f"tsa/{number}/root.pem"] = chain[-1]
     return {f"{folder}/{name}": data for name, data in found.items()}
-
-
-def _authorities(workspace: Workspace, seal: Published) -> Sequence[Authority]:
-    return parse_trusted_root(
-        workspace.archive.get(f"{seal_folder(seal.sequence)}/{TRUSTED_ROOT}")
-    )[0]

@@ -36,7 +36,10 @@ from longseal.seal.ceremony import (
     BUNDLE,
     Ceremony,
     check_bundle,
+    read_tokens,
+    require_quorum,
     seal_trusted_root,
+    timestamp_file,
 )
 from longseal.seal.checkpoint import (
     Checkpoint,
@@ -466,13 +469,34 @@ class Reseal:
 
 def renew(workspace: Workspace, seal: Published) -> None:
     """Timestamp the key-free list of all seals: it outlives the key that signed them."""
-    from longseal.seal.ceremony import timestamp_file
-
-    folder = seal_folder(seal.sequence)
-    if workspace.archive.stat(f"{folder}/renewal.sha512") is None:
+    key, tokens = _renewal(seal)
+    if workspace.archive.stat(key) is None:
         upto = [one for one in published(workspace) if one.sequence <= seal.sequence]
-        workspace.store(f"{folder}/renewal.sha512", _sums("sha512", _seal_files(upto)))
-    timestamp_file(workspace, f"{folder}/renewal.sha512", f"{folder}/renewal.tokens.json")
+        workspace.store(key, _sums("sha512", _seal_files(upto)))
+    timestamp_file(workspace, key, tokens)
+
+
+def check_renewal(workspace: Workspace, upto: Sequence[Published]) -> None:
+    """Check the key-free list that came with the last of these seals, and its timestamps.
+
+    :param upto: all seals up to it
+    :raises VerificationError: it is not there, has other seals, or too few authorities stamped it
+    """
+    key, tokens = _renewal(upto[-1])
+    if any(workspace.archive.stat(one) is None for one in (key, tokens)):
+        raise VerificationError(
+            f"{key} is not there, or not timestamped: longseal reseal --period {upto[-1].period}"
+            " finishes it"
+        )
+    listed = workspace.archive.get(key)
+    if listed != _sums("sha512", _seal_files(upto)):
+        raise VerificationError(f"{key} does not have the seals that are in the archive")
+    require_quorum(workspace, read_tokens(workspace, tokens), listed)
+
+
+def _renewal(seal: Published) -> tuple[str, str]:
+    folder = seal_folder(seal.sequence)
+    return f"{folder}/renewal.sha512", f"{folder}/renewal.tokens.json"
 
 
 def _claim_of(key: str) -> str:

@@ -49,8 +49,9 @@ subject() { # FOLDER-OR-FILE NAME: the seal speaks of this file
     expected="{\"digest\":{\"sha256\":\"$(sum256 "$1")\",\"sha512\":\"$(sum512 "$1")\"},\"name\":\"$2\"}"
     grep -qF "$expected" "$work/statement" || fail "$1 is not the $2 that was sealed"
 }
-stamped() { # DATA TOKENS AUTHORITIES: enough of them stamped DATA; leaves the first time in $first
-    good=0 first=
+stamped() { # DATA TOKENS AUTHORITIES [THEN]: enough of them stamped DATA, and could still be checked
+    # at the time THEN; leaves the first time in $first and the last in $last
+    good=0 first= last=
     for authority in "$3"/*; do
         root=$(openssl x509 -in "$authority/root.pem" -outform DER | sha256sum | cut -d' ' -f1)
         listed "$root" "$roots" || continue
@@ -60,8 +61,11 @@ stamped() { # DATA TOKENS AUTHORITIES: enough of them stamped DATA; leaves the f
             time=$(date -u -d "$time" +%s) || continue
             openssl ts -verify -data "$1" -in "$token" -CAfile "$authority/root.pem" \
                 -untrusted "$authority/chain.pem" -attime "$time" > /dev/null 2>&1 || continue
+            openssl ts -verify -data "$1" -in "$token" -CAfile "$authority/root.pem" \
+                -untrusted "$authority/chain.pem" -attime "${4:-$time}" > /dev/null 2>&1 || continue
             found=yes
             if [ -z "$first" ] || [ "$time" -lt "$first" ]; then first=$time; fi
+            if [ -z "$last" ] || [ "$time" -gt "$last" ]; then last=$time; fi
         done
         [ -z "$found" ] || good=$((good + 1))
     done
@@ -79,7 +83,7 @@ tokens() { # FILE FOLDER: the base64 tokens of a JSON file, each into a file
     done < "$work/tokens"
     [ "$number" -gt 0 ] || fail "$1 has no timestamp"
 }
-seal() { # FOLDER: check the seal in it
+seal() { # FOLDER [THEN]: check the seal in it, whose timestamps must still have held at THEN
     bundle=$1/seal.sigstore.json
     text payload "$bundle" | base64 -d > "$work/statement"
     text sig "$bundle" | base64 -d > "$work/signature"
@@ -95,8 +99,8 @@ seal() { # FOLDER: check the seal in it
             "$work/message" > /dev/null || fail "the signature of $bundle does not hold"
     fi
     tokens "$bundle" "$work/tokens.d"
-    stamped "$work/signature" "$work/tokens.d" "$1/tsa"
-    signed=$first
+    stamped "$work/signature" "$work/tokens.d" "$1/tsa" "${2:-}"
+    signed=$first complete=$last
     subject "$1/checkpoint" checkpoint
     subject "$1/key-set.json" key-set.json
     subject "$1/seals.sha256" seals.sha256
@@ -123,30 +127,29 @@ covered() { # the key set $work/key-set has $keyid, and its window has the time 
     [ -z "$until" ] || expr "$at" '<' "$until" > /dev/null || fail "key sha256:$keyid signed after $until"
 }
 
-# 3. The newest seal is by a key that was given; it vouches for the key set, and each seal for
-#    those before it, down to the seal of this attestation.
-newest=seal
-for folder in renewals/*/; do [ ! -d "$folder" ] || newest=${folder%/}; done
-seal "$newest"
-listed "$keyid" "$keys" || fail "$newest is signed by key sha256:$keyid, which was not given"
-cp "$newest/key-set.json" "$work/key-set"
-covered
-before=seal
-for folder in renewals/*/; do
-    [ -d "$folder" ] || continue
-    folder=${folder%/}
-    seal "$folder"
-    listed "$keyid" "$keys" || covered
-    grep -q "^$(sum256 "$before/seal.sigstore.json")  seals/[0-9]*/seal.sigstore.json\$" \
-        "$folder/seals.sha256" || fail "$folder does not renew $before"
-    named "$before/seal.sigstore.json" "$folder/renewal.sha512"
-    before=$folder
+# 3. The newest seal is by a key that was given; it vouches for the key set. Each seal vouches for the
+#    one before it, and was made while that one's timestamps held (RFC 4998, 5.3), down to the seal
+#    of this attestation.
+folders=seal
+for folder in renewals/*/; do [ ! -d "$folder" ] || folders="${folder%/} $folders"; done
+later=
+for folder in $folders; do
+    seal "$folder" ${later:+"$complete"}
+    if [ -z "$later" ]; then
+        listed "$keyid" "$keys" || fail "$folder is signed by key sha256:$keyid, which was not given"
+        cp "$folder/key-set.json" "$work/key-set"
+        covered
+    else
+        listed "$keyid" "$keys" || covered
+        grep -q "^$(sum256 "$folder/seal.sigstore.json")  seals/[0-9]*/seal.sigstore.json\$" \
+            "$later/seals.sha256" || fail "$later does not renew $folder"
+        named "$folder/seal.sigstore.json" "$later/renewal.sha512"
+    fi
+    later=$folder
 done
+sealed=$(date -u -d "@$signed" +%Y-%m-%d)
 
 # 4. The attestation's leaf is in the tree whose checkpoint was sealed (RFC 9162, 2.1.3.2).
-seal seal
-listed "$keyid" "$keys" || covered
-sealed=$(date -u -d "@$signed" +%Y-%m-%d)
 sed -n '/^$/,$p' leaf.tlog-proof | tail -n +2 > "$work/note"
 cmp -s "$work/note" seal/checkpoint || fail "leaf.tlog-proof is not about the sealed checkpoint"
 size=$(sed -n 2p seal/checkpoint)

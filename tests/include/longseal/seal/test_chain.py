@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -91,6 +92,41 @@ def test_a_changed_byte_in_any_file_of_the_oldest_is_found(
         changed = proofs[1].copy(tmp_path / str(number))
         changed.change(name)
         assert not changed.check(), name
+
+
+def test_the_oldest_rests_on_a_seal_that_was_made_before_its_authority_ended(
+    proofs: dict[int, Proven],
+) -> None:
+    """The newest seal is too late for it: the first authority's certificate had ended by then."""
+    renewals = sorted(path.name for path in (proofs[1].folder / "renewals").iterdir())
+    assert renewals == [f"{AUTHORITY_CHANGED + 1:06}", f"{MONTHS:06}"]
+
+
+def without_the_one_in_time(proof: Proven, to: Path) -> Proven:
+    """The proof as somebody gives it who leaves out the seal that came in time."""
+    copied = proof.copy(to)
+    shutil.rmtree(copied.folder / "renewals" / f"{AUTHORITY_CHANGED + 1:06}")
+    copied.list_again()
+    return copied
+
+
+def test_a_seal_that_came_too_late_renews_nothing(
+    proofs: dict[int, Proven], tmp_path: Path
+) -> None:
+    late = without_the_one_in_time(proofs[1], tmp_path / "late")
+    assert not late.check()
+    assert "too late for seal" in late.said
+    assert late.check(quorum=1), "the authority that stayed is enough for who asks for one"
+
+
+@pytest.mark.lab
+def test_the_script_finds_that_a_seal_came_too_late(
+    proofs: dict[int, Proven], tmp_path: Path
+) -> None:
+    late = without_the_one_in_time(proofs[1], tmp_path / "late")
+    assert late.script() == 1
+    assert "1 of 2 timestamps that are needed" in late.said
+    assert late.script("quorum=1") == 0
 
 
 @pytest.mark.lab
