@@ -23,6 +23,7 @@ MAX_TIMESTAMPS: Final = 32
 MAX_ENTRIES: Final = 32
 MAX_HASHES: Final = 64
 
+_FAMILY: Final = "application/vnd.dev.sigstore.bundle"
 _VERSIONS: Final = {
     "application/vnd.dev.sigstore.bundle+json;version=0.1": "0.1",
     "application/vnd.dev.sigstore.bundle+json;version=0.2": "0.2",
@@ -107,15 +108,18 @@ class Bundle:
 def parse_bundle(data: bytes) -> Bundle:
     """Take a bundle apart.
 
-    :raises MalformedError: it is not what it claims to be
-    :raises UnsupportedError: of another version, or with fields that are not known
+    :raises MalformedError: it is not what it claims to be, or of a version that does not exist
+    :raises UnsupportedError: no bundle at all, or with fields that are not known
     """
     document = parse_object(data, "the bundle")
     version = _VERSIONS.get(str(document.get("mediaType", "")))
     if "mediaType" not in document:
         raise MalformedError("a Sigstore bundle has a mediaType; this has none")
     if version is None:
-        raise UnsupportedError("not a Sigstore bundle of version 0.1, 0.2 or 0.3")
+        text = f"not a Sigstore bundle of version 0.1, 0.2 or 0.3: {str(document['mediaType'])[:80]}"
+        if not str(document["mediaType"]).startswith(_FAMILY):
+            raise UnsupportedError(text)
+        raise MalformedError(f"{text}; a newer Longseal judges again what it reads more of")
     _only(
         document,
         "the bundle",

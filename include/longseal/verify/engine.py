@@ -250,11 +250,13 @@ def _statement(
     if isinstance(bundle.content, Envelope):
         return Statement.parse(bundle.content.payload)
     assert digest is not None
-    if artifact is None:
-        return Statement(IMAGE_SIGNATURE, (digest,))
-    if image not in (digest, digest_of(artifact)):
+    if artifact is not None and image not in (digest, digest_of(artifact)):
         return simple_signing(artifact)
-    return Statement(IMAGE_SIGNATURE, tuple(sorted({digest, image})))
+    # Only cosign's older attachments and attestations have no room for a proof, or did without.
+    if not all(one.proof and one.proof.checkpoint for one in bundle.entries):
+        raise Refused("log-entry", "a signature of a blob needs its inclusion proof and checkpoint")
+    subjects = {digest} if artifact is None or image is None else {digest, image}
+    return Statement(IMAGE_SIGNATURE, tuple(sorted(subjects)))
 
 
 def _names(facts: Facts) -> tuple[str | None, str | None]:

@@ -34,7 +34,7 @@ def test_a_blob_is_verified_by_its_signature(
     (tmp_path / "blob").write_bytes(b"a blob")
     (tmp_path / "other").write_bytes(b"another")
     known = ("--trusted-root", root, "--identity", IDENTITY, "--issuer", ISSUER)
-    for version in ("0.1", "0.3"):
+    for version in ("0.2", "0.3"):
         bundle = sigstore.sign(b"a blob", kind="hashedrekord 0.0.1", version=version)
         assert verify(bundle, tmp_path, *known, "--artifact", tmp_path / "blob") == 0
         assert verify(bundle, tmp_path, *known, "--artifact", digest_of(b"a blob")) == 0
