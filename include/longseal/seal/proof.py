@@ -141,10 +141,12 @@ def verify_chain(seals: Sequence[Published]) -> None:
             raise VerificationError(f"seal {before.sequence + 1} is missing")
         if seal.statement.predicate["previous"] != before.digest:
             raise VerificationError(f"seal {seal.sequence} does not name seal {before.sequence}")
-    known = {seal.sequence: seal.digest for seal in seals}
     for seal in seals:
-        for renewed in seal.statement.predicate["renews"]:
-            if known.get(renewed["sequence"], renewed["digest"]) != renewed["digest"]:
+        renewed = {one["sequence"]: one["digest"] for one in seal.statement.predicate["renews"]}
+        for before in seals:
+            if before.sequence >= seal.sequence:
+                break
+            if renewed.get(before.sequence) != before.digest:
                 raise VerificationError(
-                    f"seal {seal.sequence} renews another seal {renewed['sequence']} than this one"
+                    f"seal {seal.sequence} does not renew seal {before.sequence} as it is here"
                 )

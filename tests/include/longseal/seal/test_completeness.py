@@ -69,7 +69,7 @@ def test_rejects_are_counted_by_their_reason(harvested: Installation) -> None:
     rule = {"repositories": ["corp/*"], "identities": IDENTITIES}
     other = {**IDENTITIES[0], "identity": "me@stella.example"}
     policy = [{**rule, "predicates": [types[0]], "identities": [other]}]
-    harvested.write(policy=policy + [{**rule, "predicates": types[1:2]}])
+    harvested.write(policy=[*policy, {**rule, "predicates": types[1:2]}])
     sealed = seal(harvested.workspace(), "r-one").sealed
     assert sealed is not None
     counts = sealed.statement.predicate["counts"]
