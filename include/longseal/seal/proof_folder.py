@@ -322,7 +322,7 @@ def _evidence(workspace: Workspace, row: EvidenceRow) -> Evidence:
 def _bundle(item: Evidence) -> bytes | None:
     """What cosign verifies of it; None where it takes nothing of this kind by itself."""
     try:
-        return readings(item.payload, item.manifest)[0].bundle
+        return readings(item.payload, item.manifest, item.material)[0].bundle
     except (MalformedError, UnsupportedError):
         return None
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from longseal.canonical import canonical_json, digest_of, parse_object
@@ -39,15 +40,51 @@ class Reading:
     artifact: bytes | None = None
 
 
-def readings(payload: bytes, manifest: bytes) -> tuple[Reading, ...]:
+def readings(
+    payload: bytes, manifest: bytes, material: Sequence[bytes] = ()
+) -> tuple[Reading, ...]:
     """What ``payload`` says, a layer of the OCI manifest ``manifest``, or taken in with it.
 
     Mostly that is one reading. Cosign's older image signatures all sign the same bytes, so one
     layer's bytes may stand there many times, with a signature in the annotations of each.
 
-    :raises MalformedError: the manifest has no such layer, or something in them is broken
+    :param material: what was added later: log entries with their proofs, in place of those that
+        have the log's promise alone
+    :raises MalformedError: the manifest has no such layer, the material is about something else, or
+        something in them is broken
     :raises UnsupportedError: they are well-formed, and of a kind that cannot be read
     """
+    found = _readings(payload, manifest)
+    if not material:
+        return found
+    proven = {_promised(parse_object(one, "added material")): one for one in material}
+    used: set[bytes] = set()
+    completed = tuple(_completed(one, proven, used) for one in found)
+    if used != proven.keys():
+        raise MalformedError("the added material has a log entry that the evidence does not have")
+    return completed
+
+
+def _completed(reading: Reading, proven: Mapping[bytes, bytes], used: set[bytes]) -> Reading:
+    bundle = parse_object(reading.bundle, "the bundle")
+    material = bundle["verificationMaterial"]
+    entries = material["tlogEntries"]
+    for number, entry in enumerate(entries):
+        name = _promised(entry)
+        if name in proven and not entry.get("inclusionProof"):
+            used.add(name)
+            entries[number] = parse_object(proven[name], "added material")
+    return replace(reading, bundle=json.dumps(bundle).encode())
+
+
+def _promised(entry: Mapping[str, Any]) -> bytes:
+    """A log entry without its proof. Protobuf's JSON leaves zero out, and so the first's index."""
+    promised = {"logIndex": "0", **entry}
+    promised.pop("inclusionProof", None)
+    return canonical_json(promised)
+
+
+def _readings(payload: bytes, manifest: bytes) -> tuple[Reading, ...]:
     digest = digest_of(payload)
     carrier = parse_object(manifest, "manifest", MAX_MANIFEST_BYTES)
     if carrier.get("mediaType") == INTAKE:

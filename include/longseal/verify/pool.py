@@ -27,6 +27,7 @@ class Case:
     :param image: None where nothing else than ``data`` itself says what it speaks of
     :param manifest: what carried ``data``; None where that is a bundle for certain
     :param artifact: what a message signature signs, where that is at hand
+    :param material: what was added later, as :func:`longseal.verify.formats.readings` takes it
     """
 
     data: bytes
@@ -35,13 +36,19 @@ class Case:
     collected_at: datetime
     manifest: bytes | None = None
     artifact: bytes | None = None
+    material: tuple[bytes, ...] = ()
 
     @classmethod
     def kept(cls, evidence: Evidence) -> Case:
         """What a pack holds, to be judged again as it was then."""
         leaf = evidence.leaf
         return cls(
-            evidence.payload, leaf.image, leaf.repository, leaf.collected_at, evidence.manifest
+            evidence.payload,
+            leaf.image,
+            leaf.repository,
+            leaf.collected_at,
+            evidence.manifest,
+            material=evidence.material,
         )
 
 
@@ -54,7 +61,9 @@ def judge(engine: Engine, case: Case) -> Judgement:
     try:
         image = None if _stands_alone(case) else case.image
         said = (
-            (Reading(case.data),) if case.manifest is None else readings(case.data, case.manifest)
+            (Reading(case.data),)
+            if case.manifest is None
+            else readings(case.data, case.manifest, case.material)
         )
     except MalformedError as err:
         return replace(found, outcome=Outcome.REJECTED, reason=Reason("malformed", str(err)))

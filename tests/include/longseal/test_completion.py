@@ -4,28 +4,32 @@ import base64
 import io
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from tests.attestations import policy
 from tests.doubles.rekor_v1 import RekorV1Double, recorded
 from tests.doubles.sigstore import IDENTITY, ISSUER, SigstoreDouble
 
 from longseal.archive.leaf import Leaf, Signer
 from longseal.archive.pack import Evidence, load_pack, store_pack, write_pack
-from longseal.canonical import digest_of, digest_set, sha256_hex
+from longseal.canonical import canonical_json, digest_of, digest_set, sha256_hex
 from longseal.completion import MAX_TRIES, Completed, complete
 from longseal.harvest import Tally, catalog_row, harvest, plan, take_up
-from longseal.judgement import preview
+from longseal.judgement import difference, preview
 from longseal.registry.attach import attach
 from longseal.registry.interface import Descriptor, Manifest
 from longseal.registry.layout import LayoutRegistry
 from longseal.registry.model import EMPTY_CONFIG, OCI_MANIFEST
 from longseal.settings import parse
+from longseal.verify.engine import Engine, Outcome
 from longseal.verify.formats import may_lack_proof
+from longseal.verify.pool import Case, judge
+from longseal.verify.trust import TrustMaterial
 from longseal.workspace import Workspace
 
 IMAGE = digest_of(b"image")
@@ -187,6 +191,32 @@ def test_a_proof_that_the_log_gives_stands_beside_the_bytes_found(
     assert material["inclusionProof"]["checkpoint"] == proof["checkpoint"]
     assert material["canonicalizedBody"] == entry_of(whole)["canonicalizedBody"]
     assert [one.action for one in place.workspace().ledger.walk()] == ["proofs.completed"]
+
+
+def test_a_judgement_rests_on_the_proof_as_soon_as_it_is_there(
+    place: Place, whole: bytes, sigstore: SigstoreDouble
+) -> None:
+    place.keep(without_proof(whole).replace(b"version=0.3", b"version=0.1"))
+    (before,) = place.kept()
+    place.log.answers[0] = recorded(entry_of(whole))
+    place.complete()
+    (after,) = place.kept()
+    engine = Engine(TrustMaterial.parse(place.root), policy())
+    for one in (before, after):
+        judgement = judge(engine, Case.kept(one))
+        assert judgement.outcome is Outcome.VERIFIED
+        assert not difference(one.leaf, judgement)
+
+    def judged(material: dict[str, Any]) -> str | None:
+        found = judge(engine, Case.kept(replace(after, material=(canonical_json(material),))))
+        return found.reason and found.reason.slug
+
+    proven = json.loads(after.material[0])
+    assert judged(proven) is None
+    root = base64.b64encode(bytes(32)).decode()
+    bad = {**proven, "inclusionProof": {**proven["inclusionProof"], "rootHash": root}}
+    assert judged(bad) == "log-entry"
+    assert judged(entry_of(sigstore.attest(IMAGE))) == "malformed"
 
 
 def test_what_is_complete_is_never_asked_for_again(place: Place, whole: bytes) -> None:
