@@ -16,6 +16,7 @@
         ├── TimestampError        too few timestamp authorities answered well
         ├── LogError              the transparency log did not answer well
         └── ArchiveError          the archive could not be reached or would not write
+            └── RestoreInProgress it lies in a cold class, and a copy to read is on its way
 
 A message says what was expected, what was found and what to do; it never holds a secret.
 """
@@ -94,3 +95,7 @@ class LogError(RetryableError):
 
 class ArchiveError(RetryableError):
     """The archive could not be reached or would not write."""
+
+
+class RestoreInProgress(ArchiveError):
+    """What is to be read lies in a cold storage class; a copy of it was asked for."""

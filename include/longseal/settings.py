@@ -77,11 +77,14 @@ class DirectoryArchiveSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class S3ArchiveSettings:
-    """:param prefix: empty, or parts that each end in ``/``"""
+    """
+    :param prefix: empty, or parts that each end in ``/``
+    :param lock: ``none`` takes a bucket without Object Lock, which promises no retention
+    """
 
     bucket: str
     prefix: str = ""
-    lock: Literal["compliance", "governance"] | None = None
+    lock: Literal["compliance", "governance", "none"] = "governance"
     region: str | None = None
     endpoint: str | None = None
     conn_id: str | None = None

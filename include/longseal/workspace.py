@@ -311,7 +311,8 @@ class Workspace:
             login.username if login else None,
             login.password if login else None,
         )
-        return S3Archive(client, chosen.bucket, chosen.prefix, chosen.lock)
+        lock = None if chosen.lock == "none" else chosen.lock
+        return S3Archive(client, chosen.bucket, chosen.prefix, lock)
 
     def _login(
         self, conn_id: str | None, user_env: str | None, password_env: str | None, setting: str

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from longseal.archive.interface import Stored
+from longseal.archive.interface import Stored, Trial
 from longseal.archive.keys import check_key, check_prefix, is_key
 from longseal.canonical import parse_timestamp, sha256_hex, timestamp
 from longseal.errors import ArchiveError, ConflictError, MalformedError, SettingsError
@@ -104,6 +104,16 @@ class DirectoryArchive:
         """See :class:`~longseal.archive.interface.Archive`."""
         folder, _, start = check_prefix(prefix).rpartition("/")
         return self._keys(f"{folder}/" if folder else "", start)
+
+    def trials(self) -> Iterator[Trial]:
+        """See :class:`~longseal.archive.interface.Archive`."""
+        self.check()
+        yield Trial("overwrite", True, "a name that is taken is not linked again")
+        nobody = "whoever administers the disk can"
+        yield Trial("checksum", False, "no file system compares what it stores with a digest")
+        yield Trial("lock", False, f"{nobody} delete a file before its date")
+        yield Trial("shorten", False, f"{nobody} bring a date forward")
+        yield Trial("hold", False, f"{nobody} delete what is held")
 
     def _keys(self, folder: str, start: str = "") -> Iterator[str]:
         try:

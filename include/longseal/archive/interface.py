@@ -28,6 +28,20 @@ class Stored:
     fresh: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What came of trying one rule on a store.
+
+    :param rule: what was tried: ``overwrite``, ``checksum``, ``lock``, ``shorten`` or ``hold``
+    :param enforced: None where the trial shows nothing
+    :param found: what the store did
+    """
+
+    rule: str
+    enforced: bool | None
+    found: str
+
+
 class Archive(Protocol):
     """Write-once storage. Nothing is ever overwritten; names are checked on every call."""
 
@@ -50,3 +64,9 @@ class Archive(Protocol):
 
     def keys(self, prefix: str) -> Iterator[str]:
         """Every key that begins with ``prefix``, sorted."""
+
+    def trials(self) -> Iterator[Trial]:
+        """Try what the store enforces, on objects of its own that are no part of the archive.
+
+        :raises SettingsError: it cannot be written to at all
+        """

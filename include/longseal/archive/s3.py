@@ -5,7 +5,9 @@ checksum is the object's own digest. What is read is the latest version: Object 
 version for ever reachable by its id, but does not stop a newer one or a delete marker from hiding
 it. The credentials need ``s3:ListBucket`` (without it an absent object looks like a forbidden one),
 ``s3:GetObject``, ``s3:PutObject`` and, with a lock, ``s3:GetBucketObjectLockConfiguration``,
-``s3:GetObjectRetention`` and ``s3:PutObjectRetention``.
+``s3:GetObjectRetention`` and ``s3:PutObjectRetention``; :meth:`S3Archive.trials` tries deletions as
+well, and says where it may not. An object that a lifecycle rule moved to a cold class is read once
+the store has made a copy (``s3:RestoreObject``), which the first attempt to read asks for.
 """
 
 from __future__ import annotations
@@ -14,12 +16,13 @@ import base64
 import binascii
 import hashlib
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Literal
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
-from longseal.archive.interface import Stored
+from longseal.archive.interface import Stored, Trial
 from longseal.archive.keys import check_key, check_prefix, is_key
 from longseal.canonical import sha256_hex
 from longseal.errors import (
@@ -27,6 +30,7 @@ from longseal.errors import (
     ConflictError,
     MalformedError,
     RefusedError,
+    RestoreInProgress,
     SettingsError,
 )
 
@@ -41,8 +45,17 @@ _CONFLICT_PAUSES: Final = (0.1, 0.5, 2.0)
 
 _CHUNK: Final = 1024 * 1024
 
-# Dot first, so that it is no key of the archive.
+# Dot first, so that they are no keys of the archive.
 _PROBE: Final = ".longseal-probe"
+_TRIAL: Final = ".longseal-trial"
+
+_TRIAL_LOCK: Final = timedelta(minutes=2)
+"""For how long an object of a trial is locked."""
+
+RESTORED_DAYS: Final = 7
+"""How long a copy of what lies in a cold class stays readable."""
+
+_ASK_AGAIN: Final = timedelta(hours=1)
 
 
 def s3_client(
@@ -162,7 +175,7 @@ class S3Archive:
                 Bucket=self._bucket,
                 Key=name,
                 Retention={
-                    "Mode": "COMPLIANCE" if self._lock == "compliance" else "GOVERNANCE",
+                    "Mode": self._mode,
                     "RetainUntilDate": until,
                 },
                 **_versioned(found.version),
@@ -177,7 +190,7 @@ class S3Archive:
         chunks, size = [], 0
         with self._errors(f"read {key} from the archive"):
             # Asked for, the checksum is compared by botocore once all is read.
-            answer = self._client.get_object(Bucket=self._bucket, Key=name, ChecksumMode="ENABLED")
+            answer = self._read(name, ChecksumMode="ENABLED")
             with closing(answer["Body"]) as body:
                 for chunk in body.iter_chunks(_CHUNK):
                     chunks.append(chunk)
@@ -219,6 +232,152 @@ class S3Archive:
                     if is_key(key):
                         yield key
 
+    def trials(self) -> Iterator[Trial]:
+        """See :class:`~longseal.archive.interface.Archive`.
+
+        What it writes lies under ``.longseal-trial/``, locked for two minutes; what an earlier call
+        left there is deleted, where the credentials may.
+        """
+        self._open()
+        with self._errors("try the archive"):
+            self._sweep()
+            name = f"{self._prefix}{_TRIAL}/{uuid.uuid4().hex}"
+            if self._create(name, b"tried", {}) is None:
+                raise ArchiveError(f"the store said that the new name {name} is taken")
+            yield self._refused(
+                "overwrite",
+                lambda: self._put(name, b"other", IfNoneMatch="*"),
+                "a second write to a name",
+            )
+            wrong = base64.b64encode(bytes(32)).decode()
+            yield self._refused(
+                "checksum",
+                lambda: self._put(f"{name}-checksum", b"tried", ChecksumSHA256=wrong),
+                "bytes that differ from their SHA-256",
+            )
+            yield from self._lock_trials(f"{name}-locked")
+
+    def _lock_trials(self, name: str) -> Iterator[Trial]:
+        if self._lock is None:
+            for rule in ("lock", "shorten", "hold"):
+                yield Trial(rule, False, "archive.lock is none: nothing is locked")
+            return
+        until = datetime.now(UTC).replace(microsecond=0) + _TRIAL_LOCK
+        mode = self._lock.upper()
+        version = self._put(
+            name, b"tried", ObjectLockMode=mode, ObjectLockRetainUntilDate=until
+        ).get("VersionId")
+        held = self._put(f"{name}-held", b"tried").get("VersionId")
+        free = self._put(f"{name}-free", b"tried").get("VersionId")
+        # A refusal shows a lock only where the same credentials may delete what is not locked.
+        denied = self._denied(lambda: self._drop(f"{name}-free", free))
+        unable = denied and f"these credentials delete nothing ({denied}): the lock was not tried"
+        yield self._refused(
+            "lock", lambda: self._drop(name, version), "a deletion before the date", unable
+        )
+
+        def retain(moment: datetime) -> Any:
+            return self._client.put_object_retention(
+                Bucket=self._bucket,
+                Key=name,
+                Retention={"Mode": self._mode, "RetainUntilDate": moment},
+                **_versioned(version),
+            )
+
+        denied = self._denied(lambda: retain(until + timedelta(minutes=1)))
+        unfit = denied and f"these credentials set no date ({denied}), not even a later one"
+        yield self._refused(
+            "shorten", lambda: retain(until - timedelta(minutes=1)), "an earlier date", unfit
+        )
+        place: Any = {"Bucket": self._bucket, "Key": f"{name}-held", **_versioned(held)}
+        denied = self._denied(
+            lambda: self._client.put_object_legal_hold(**place, LegalHold={"Status": "ON"})
+        )
+        yield self._refused(
+            "hold",
+            lambda: self._drop(f"{name}-held", held),
+            "a deletion of what is held",
+            unable or (denied and f"these credentials set no legal hold ({denied})"),
+        )
+        self._denied(
+            lambda: self._client.put_object_legal_hold(**place, LegalHold={"Status": "OFF"})
+        )
+
+    def _refused(
+        self, rule: str, call: Callable[[], object], what: str, unable: str | None = None
+    ) -> Trial:
+        if unable:
+            return Trial(rule, None, unable)
+        code = self._denied(call)
+        if code is None:
+            return Trial(rule, False, f"the store took {what}")
+        return Trial(rule, True, f"the store refused {what} ({code})")
+
+    def _denied(self, call: Callable[[], object]) -> str | None:
+        """The code with which the store refused; None where it did not."""
+        try:
+            call()
+        except self._client.exceptions.ClientError as err:
+            if 400 <= _status(err) < 500:
+                return str(err.response.get("Error", {}).get("Code", _status(err)))
+            raise
+        return None
+
+    def _sweep(self) -> None:
+        prefix = f"{self._prefix}{_TRIAL}/"
+        found: dict[str, Any] = {}
+
+        def list_versions() -> None:
+            found.update(self._client.list_object_versions(Bucket=self._bucket, Prefix=prefix))
+
+        self._denied(list_versions)
+        for each in (*found.get("Versions", ()), *found.get("DeleteMarkers", ())):
+            self._denied(lambda each=each: self._drop(each["Key"], each.get("VersionId")))  # type: ignore[misc]
+
+    def _put(self, name: str, data: bytes, **more: Any) -> Any:
+        return self._client.put_object(Bucket=self._bucket, Key=name, Body=data, **more)
+
+    def _drop(self, name: str, version: str | None) -> None:
+        self._client.delete_object(Bucket=self._bucket, Key=name, **_versioned(version))
+
+    @property
+    def _mode(self) -> Literal["COMPLIANCE", "GOVERNANCE"]:
+        return "COMPLIANCE" if self._lock == "compliance" else "GOVERNANCE"
+
+    def _read(self, name: str, **more: Any) -> Any:
+        """Open an object; what lies in a cold class is asked for instead.
+
+        :raises RestoreInProgress: it lies in one
+        """
+        try:
+            return self._client.get_object(Bucket=self._bucket, Key=name, **more)
+        except self._client.exceptions.ClientError as err:
+            if err.response.get("Error", {}).get("Code") != "InvalidObjectState":
+                raise
+        return self._thaw(name)
+
+    def _thaw(self, name: str) -> NoReturn:
+        asked = "a copy was asked for now"
+        try:
+            self._client.restore_object(
+                Bucket=self._bucket,
+                Key=name,
+                RestoreRequest={
+                    "Days": RESTORED_DAYS,
+                    "GlacierJobParameters": {"Tier": "Standard"},
+                },
+            )
+        except self._client.exceptions.ClientError as err:
+            # 409: RestoreAlreadyInProgress
+            if _status(err) != 409:
+                raise
+            asked = "a copy is on its way"
+        raise RestoreInProgress(
+            f"{name} lies in a cold storage class; {asked}, and can be read for {RESTORED_DAYS}"
+            " days once it is there, after minutes to 48 hours: run the same again then",
+            retry_after=_ASK_AGAIN.total_seconds(),
+        )
+
     def _name(self, key: str) -> str:
         return self._prefix + check_key(key)
 
@@ -251,7 +410,7 @@ class S3Archive:
                     raise SettingsError(
                         "archive.lock",
                         f"the bucket {self._bucket!r} has no Object Lock: make one that has, or "
-                        "leave archive.lock out",
+                        "set archive.lock to none, and nothing is retained",
                     )
         self._opened = True
 
@@ -278,7 +437,7 @@ class S3Archive:
         raise AssertionError("the last try returns or raises")
 
     def _hash(self, name: str, version: str | None) -> str:
-        answer = self._client.get_object(Bucket=self._bucket, Key=name, **_versioned(version))
+        answer = self._read(name, **_versioned(version))
         digest = hashlib.sha256()
         with closing(answer["Body"]) as body:
             for chunk in body.iter_chunks(_CHUNK):

@@ -41,6 +41,17 @@ def test_the_main_job_by_command(harvested: Installation, capsys: Capture) -> No
     assert "100 attestations" in capsys.readouterr().out
 
 
+def test_what_a_directory_does_not_enforce_is_a_finding(
+    harvested: Installation, capsys: Capture
+) -> None:
+    code, found = run(capsys, "archive", "check", "--config", str(harvested.config))
+    assert code == 1
+    assert found["lock"] == {
+        "enforced": False,
+        "found": "whoever administers the disk can delete a file before its date",
+    }
+
+
 def test_a_bundle_is_verified_with_no_settings_at_all(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

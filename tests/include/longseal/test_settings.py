@@ -809,7 +809,11 @@ def test_the_defaults_of_the_schema_are_those_in_force(
     bare = yaml.safe_load(FULL)
     for key in ("visibility", "repositories", "repositories_file"):
         del bare["registries"][0][key]
-    del bare["policy"][0]["max_certificate_minutes"], bare["archive"]["prefix"]
+    del (
+        bare["policy"][0]["max_certificate_minutes"],
+        bare["archive"]["prefix"],
+        bare["archive"]["lock"],
+    )
     del bare["timestamp_quorum"], bare["image_statement_days"], bare["retention"]["default"]
     del bare["seal"]["unknown"]
 

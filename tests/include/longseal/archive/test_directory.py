@@ -215,3 +215,9 @@ def test_of_many_processes_one_wins_and_the_promises_add_up(tmp_path: Path) -> N
     assert found is not None
     assert found.retain_until == datetime(2035, 1, 1, tzinfo=UTC)
     assert files(tmp_path) == [".same.retain", "same", "seals/1/claim"]
+
+
+def test_a_directory_promises_nothing_but_that_names_stay(tmp_path: Path) -> None:
+    found = {one.rule: one.enforced for one in DirectoryArchive(tmp_path).trials()}
+    assert {rule for rule, enforced in found.items() if enforced} == {"overwrite"}
+    assert list(tmp_path.iterdir()) == []

@@ -15,11 +15,17 @@ from longseal.errors import (
     ConflictError,
     MalformedError,
     RefusedError,
+    RestoreInProgress,
     SettingsError,
 )
 
 LATER = datetime.now(UTC).replace(microsecond=0) + timedelta(days=2)
 SECRET = "a-secret-that-is-never-shown"
+
+LOCKING = (
+    b"<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled>"
+    b"</ObjectLockConfiguration>"
+)
 
 Answer = tuple[int, Mapping[str, str], bytes]
 Script = Callable[[str, str, Mapping[str, str]], Answer]
@@ -58,7 +64,7 @@ class Store:
                 if self.command != "HEAD":
                     self.wfile.write(body)
 
-            do_GET = do_HEAD = do_PUT = do
+            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -218,6 +224,66 @@ def test_a_lock_on_a_bucket_without_object_lock_is_a_setting_to_mend(store: Stor
     assert not any(method == "PUT" for method, _ in store.requests)
 
 
+class ColdStoreDouble:
+    """The answers of S3 for an object in GLACIER: versitygw has no such class.
+
+    After the API reference of GetObject (403 ``InvalidObjectState``) and RestoreObject (202, or 409
+    ``RestoreAlreadyInProgress``).
+    """
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self, method: str, path: str, headers: Mapping[str, str]) -> Answer:
+        if method == "POST":
+            assert path.endswith("?restore")
+            self.asked += 1
+            return error(409, "RestoreAlreadyInProgress") if self.asked > 1 else (202, {}, b"")
+        if method == "HEAD":
+            return 200, {"x-amz-storage-class": "GLACIER"}, b"cold"
+        return error(403, "InvalidObjectState")
+
+
+def test_what_is_cold_is_asked_for_and_waited_for(store: Store) -> None:
+    cold = ColdStoreDouble()
+    store.script = cold
+    with pytest.raises(RestoreInProgress, match=r"asked for now.*7 days") as caught:
+        store.archive().get("a")
+    assert (caught.value.retry_after, cold.asked) == (3600, 1)
+    with pytest.raises(RestoreInProgress, match="on its way"):
+        store.archive().get("a")
+    # Of an object without a checksum the digest is not known without its bytes either.
+    with pytest.raises(RestoreInProgress):
+        store.archive().stat("a")
+
+
+def test_a_cold_object_that_may_not_be_restored_is_a_setting_to_mend(store: Store) -> None:
+    store.script = lambda method, path, headers: error(
+        403, "AccessDenied" if method == "POST" else "InvalidObjectState"
+    )
+    with pytest.raises(SettingsError, match="the store refused \\(AccessDenied\\)"):
+        store.archive().get("a")
+
+
+def test_a_store_that_takes_everything_enforces_nothing(store: Store) -> None:
+    found = {one.rule: one.enforced for one in store.archive().trials()}
+    assert found == dict.fromkeys(("overwrite", "checksum", "lock", "shorten", "hold"), False)
+
+
+def test_who_may_not_delete_cannot_tell_a_lock_from_a_refusal(store: Store) -> None:
+    def script(method: str, path: str, headers: Mapping[str, str]) -> Answer:
+        if "object-lock" in path and method == "GET":
+            return 200, {}, LOCKING
+        if method == "DELETE" or "retention" in path or "legal-hold" in path:
+            return error(403, "AccessDenied")
+        return 200, {"x-amz-version-id": "1"}, b""
+
+    store.script = script
+    found = {one.rule: one for one in store.archive("governance").trials()}
+    assert [found[rule].enforced for rule in ("lock", "shorten", "hold")] == [None] * 3
+    assert "these credentials delete nothing (AccessDenied)" in found["lock"].found
+
+
 def test_no_credentials_are_a_setting_to_mend(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,3 +363,19 @@ class TestOnARealServer:
         for name in names:
             s3_archive.put(name, b"")
         assert list(s3_archive.keys("k/")) == names
+
+    @pytest.mark.parametrize("lock", ["compliance", "governance"])
+    def test_each_rule_is_tried_and_found_enforced(self, s3_bucket: Any, lock: Any) -> None:
+        server = s3_bucket.server
+        client = s3_client(server.endpoint, server.region, server.access_key, server.secret_key)
+        archive = S3Archive(client, s3_bucket.name, "longseal/", lock)
+        for _ in range(2):
+            found = {one.rule: one for one in archive.trials()}
+            assert [one.enforced for one in found.values()] == [True] * 5, found
+        assert list(archive.keys("")) == []
+        named = client.list_object_versions(Bucket=s3_bucket.name)
+        # What the second time could delete of the first is gone; the locked ones are not.
+        assert {each["Key"].partition("-locked")[1] for each in named["Versions"]} == {
+            "",
+            "-locked",
+        }
