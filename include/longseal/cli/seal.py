@@ -7,16 +7,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from longseal.canonical import parse_timestamp
+from longseal.canonical import parse_timestamp, timestamp
 from longseal.cli.command import DONE, FINDINGS, Verbs, workspace_of
 from longseal.cli.output import show
 from longseal.errors import RefusedError
+from longseal.workspace import Workspace
 
 
 def add(verbs: Verbs) -> None:
     reseal = verbs.verb("reseal", _reseal, "Seal a period under the organisation's key.")
-    reseal.add_argument(
-        "--period", required=True, help="YYYY-MM, YYYY-MM.N for a supplement, or r-NAME"
+    what = reseal.add_mutually_exclusive_group(required=True)
+    what.add_argument("--period", help="YYYY-MM, YYYY-MM.N for a supplement, or r-NAME")
+    what.add_argument(
+        "--renew", action="store_true", help="renew all seals now, with no new evidence"
+    )
+    what.add_argument(
+        "--forecast", action="store_true", help="say until when each seal stands; signs nothing"
     )
     prove = verbs.verb(
         "prove", _prove, "Write the proof of an attestation, to be checked anywhere."
@@ -47,10 +53,20 @@ def add(verbs: Verbs) -> None:
 
 def _reseal(arguments: argparse.Namespace) -> int:
     from longseal.seal.images import attach_images, sign_images
+    from longseal.seal.period import Period
+    from longseal.seal.published import published
+    from longseal.seal.renewal import forecasts
     from longseal.seal.reseal import Reseal
 
     workspace = workspace_of(arguments)
-    reseal = Reseal(workspace, arguments.period)
+    if arguments.forecast:
+        return _forecast(arguments, workspace)
+    period = arguments.period
+    if arguments.renew:
+        if not published(workspace):
+            raise RefusedError("nothing is sealed yet: there is nothing to renew")
+        period = Period.of_renewal(workspace.now()).name
+    reseal = Reseal(workspace, period)
     reseal.freeze()
     reseal.recheck()
     operations = reseal.sign()["key_operations"]
@@ -68,8 +84,28 @@ def _reseal(arguments: argparse.Namespace) -> int:
         "failed": attached["failed"],
         "silent_authorities": silent,
     }
+    due = 0
+    if arguments.renew:
+        found = forecasts(workspace)
+        due = sum(one.due(workspace.now()) for one in found)
+        document |= {"until": timestamp(min(one.end for one in found).at), "due": due}
     show(arguments, "Seal", document, document)
-    return FINDINGS if attached["failed"] or silent else DONE
+    return FINDINGS if attached["failed"] or silent or due else DONE
+
+
+def _forecast(arguments: argparse.Namespace, workspace: Workspace) -> int:
+    from longseal.seal.renewal import forecasts
+
+    now, found = workspace.now(), forecasts(workspace)
+    seals = [one.to_json(now) for one in found]
+    due = sum(one["due"] for one in seals)
+    rows = {
+        f"{one['sequence']} {one['period']}": f"until {one['until']}: {one['then']}"
+        + (" — DUE" if one["due"] else "")
+        for one in seals
+    }
+    show(arguments, "Forecast", rows, {"seals": seals, "due": due})
+    return FINDINGS if due else DONE
 
 
 def _prove(arguments: argparse.Namespace) -> int:

@@ -176,7 +176,7 @@ class Reseal:
         records = {
             place: record
             for place, record in newest_records(
-                workspace.archive, images | workspace.catalog.alarming_images()
+                workspace.archive, images | self._alarming()
             ).items()
             # An image whose evidence could not be looked for may have none here: that is said too.
             if place in images or record.alarming
@@ -247,6 +247,9 @@ class Reseal:
             },
         )
         return files, statement.format()
+
+    def _alarming(self) -> set[tuple[str, str, str]]:
+        return set() if self.period.renewal else self._workspace.catalog.alarming_images()
 
     def _other_bundles(self) -> dict[str, bytes]:
         """What else the organisation's key has signed: the seal renews all of it."""
