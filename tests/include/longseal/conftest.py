@@ -1,14 +1,21 @@
 """Real material beside the repository; tests over it skip where it is not at hand."""
 
+import json
 import shutil
 from collections.abc import Iterator
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import pytest
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
 from tests.installation import EXAMPLES, Installation
 
 from longseal import harvest
+from longseal.seal.ceremony import Ceremony
+from longseal.seal.statement import Statement
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 
@@ -60,3 +67,27 @@ def harvested(harvested_once: Installation, tmp_path: Path) -> Installation:
     copy = object.__new__(Installation)
     copy.folder, copy.authority, copy.changes = folder, harvested_once.authority, {}
     return copy
+
+
+@cache
+def schema_of(kind: str) -> Any:
+    """The published schema of a kind of statement's predicate."""
+    return json.loads((files("longseal") / "schemas" / f"{kind}.schema.json").read_text())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def every_statement_keeps_to_its_schema() -> Iterator[None]:
+    """Whatever is about to be signed, in any test here."""
+    claim = Ceremony.claim
+
+    def checked(self: Ceremony, data: bytes) -> bytes:
+        statement = Statement.parse(data)
+        kind = statement.predicate_type.split("/")[-2]
+        jsonschema.validate(
+            dict(statement.predicate), schema_of(kind), jsonschema.Draft202012Validator
+        )
+        return claim(self, data)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ceremony, "claim", checked)
+        yield

@@ -1,16 +1,20 @@
 """What somebody with an old seal, a registry or the catalog in hand cannot make of it."""
 
 import hashlib
+import io
 import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from subprocess import CalledProcessError
 
 import pytest
+from tests.doubles.registry import RegistryDouble
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
 from tests.include.longseal.seal.substitution import key_that_fits
 from tests.installation import Installation, seal
+from tests.lab import Lab
 from tests.proven import Proven
 from tests.retired import harvest_all
 
@@ -18,11 +22,14 @@ from longseal import cli
 from longseal.audit.audit import audit
 from longseal.canonical import canonical_json, digest_of
 from longseal.errors import ConflictError, VerificationError
-from longseal.seal.bundle import format_key_bundle, parse_key_bundle, verify_key_bundle
-from longseal.seal.ceremony import BUNDLE, Ceremony
+from longseal.registry.attach import EMPTY, attach
+from longseal.registry.distribution import DistributionRegistry
+from longseal.registry.interface import Descriptor
+from longseal.seal.bundle import MEDIA_TYPE, format_key_bundle, parse_key_bundle, verify_key_bundle
+from longseal.seal.ceremony import BUNDLE, Ceremony, seal_trusted_root
 from longseal.seal.images import attach_images, places_of, sign_images, statement_folders
 from longseal.seal.keys import fingerprint, public_pem
-from longseal.seal.organisation import anchors_of
+from longseal.seal.organisation import anchors_of, key_set
 from longseal.seal.proof import Anchors, verify_chain, verify_seal
 from longseal.seal.proof_folder import prove
 from longseal.seal.published import SEAL, Published, read_seal, seal_folder
@@ -224,3 +231,72 @@ def test_no_public_images_statement_names_a_private_image(harvested: Installatio
         assert all(one.name is None for one in named)
         others = private if row.source == "open" else public
         assert not {f"sha256:{one.digest['sha256']}" for one in named} & others
+
+
+def test_nothing_but_an_image_statement_has_an_image_as_its_subject(
+    every_kind: tuple[Installation, dict[str, bytes]],
+) -> None:
+    installation, bundles = every_kind
+    rows = installation.workspace().catalog.evidence()
+    known = {digest[7:] for row in rows for digest in (row.image, row.manifest)}
+    for kind, data in bundles.items():
+        subjects = Statement.parse(parse_key_bundle(data).payload).subjects
+        named = {one.digest["sha256"] for one in subjects} & known
+        assert bool(named) == (kind == "image"), kind
+        assert all((one.name is None) == (kind == "image") for one in subjects), kind
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("kind", ["seal", "inventory", "prune-plan", "deletion", "key-set"])
+def test_cosign_takes_no_other_statement_for_a_signature_of_an_image(
+    kind: str, every_kind: tuple[Installation, dict[str, bytes]], lab: Lab, tmp_path: Path
+) -> None:
+    """Whoever may push hangs the organisation's other statements on an image, as referrers."""
+    installation, bundles = every_kind
+    workspace = installation.workspace()
+    row = workspace.catalog.evidence()[0]
+    root = tmp_path / "root.json"
+    root.write_bytes(seal_trusted_root(workspace, retired=True))
+
+    def cosign(server: RegistryDouble, verb: str, of: str, *more: str) -> str:
+        key = tmp_path / "org.pub"
+        payload = parse_key_bundle(bundles[of]).payload
+        named = Statement.parse(payload).predicate["keyid"]
+        found = key_set(workspace)
+        assert found is not None
+        key.write_text(public_pem(next(one.key for one in found[0].keys if one.keyid == named)))
+        return lab.cosign(
+            verb,
+            f"--key={key}",
+            f"--trusted-root={root}",
+            "--use-signed-timestamps",
+            "--insecure-ignore-tlog=true",
+            "--allow-http-registry",
+            *more,
+            f"{server.host}/{row.repository}@{row.image}",
+        )
+
+    with RegistryDouble() as server:
+        registry = DistributionRegistry("main", server.url)
+        image = installation.registry().manifest(row.repository, row.image)
+        assert image is not None
+        registry.put_blob(row.repository, digest_of(EMPTY), len(EMPTY), io.BytesIO(EMPTY))
+        registry.put_manifest(row.repository, image)
+        subject = Descriptor(image.media_type, image.digest, len(image.data))
+
+        def hang(of: str) -> str:
+            kind_of = Statement.parse(parse_key_bundle(bundles[of]).payload).predicate_type
+            annotations = {
+                "dev.sigstore.bundle.content": "dsse-envelope",
+                "dev.sigstore.bundle.predicateType": kind_of,
+            }
+            attach(registry, row.repository, subject, MEDIA_TYPE, bundles[of], annotations)
+            return kind_of
+
+        kind_of = hang(kind)
+        for verb, more in (("verify", []), ("verify-attestation", [f"--type={kind_of}"])):
+            with pytest.raises(CalledProcessError) as refused:
+                cosign(server, verb, kind, *more)
+            assert "no matching" in refused.value.stderr, refused.value.stderr
+        kind_of = hang("image")
+        assert cosign(server, "verify-attestation", "image", f"--type={kind_of}")
