@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench import budget, harvest, nothing_new, scale, verification
+from tests.bench import budget, harvest, nothing_new, scale, seal, verification
 from tests.bench.comparison import Comparison, Figures, Result, table
 from tests.lab import LabError, open_lab
 
@@ -16,8 +16,9 @@ LAB_SECTIONS = {
     "verification": verification.measure,
     "nothing-new": nothing_new.measure,
 }
-SECTIONS = (*LAB_SECTIONS, "scale", "budget")
+SECTIONS = (*LAB_SECTIONS, "scale", "seal", "budget")
 SIZES = [1_000, 10_000]
+SEALED = [10_000, 100_000]
 
 
 def main() -> int:
@@ -25,7 +26,9 @@ def main() -> int:
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}")
     parser.add_argument("--turns", type=int, default=5, help="turns of each contender")
     parser.add_argument("--images", type=int, default=60, help="images of five attestations")
-    parser.add_argument("--full", action="store_true", help="scale up to 100,000 attestations")
+    parser.add_argument(
+        "--full", action="store_true", help="scale up to 100,000 attestations, and seal up to 1,000,000"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
     arguments = parser.parse_args()
     if unknown := set(arguments.sections) - set(SECTIONS):
@@ -72,6 +75,8 @@ def _measure(folder: Path, arguments: argparse.Namespace) -> list[Result]:
                 results += measure(turn, arguments.turns)
     if "scale" in chosen:
         results += scale.measure(folder, [*SIZES, *[100_000] * arguments.full])
+    if "seal" in chosen:
+        results += seal.measure(folder, [*SEALED, *[1_000_000] * arguments.full])
     if "budget" in chosen:
         results += budget.measure(folder)
     return results

@@ -84,14 +84,15 @@ def _harvest(path: str, requests: list[tuple[str, str]]) -> dict[str, Any]:
     return {
         "seconds": time.perf_counter() - started,
         "requests": list(requests),
-        "main_mib": _peak_mib(),
+        "main_mib": peak_mib(),
         # Of the largest one, and with what it shares with the main process.
         "worker_mib": getrusage(RUSAGE_CHILDREN).ru_maxrss / 1024,
         **result.total.to_json(),
     }
 
 
-def _peak_mib() -> float:
+def peak_mib() -> float:
+    """What this process has taken at most."""
     status = Path("/proc/self/status").read_text()
     found = re.search(r"VmHWM:\s+(\d+) kB", status)
     assert found is not None
