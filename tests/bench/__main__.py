@@ -27,7 +27,9 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=5, help="turns of each contender")
     parser.add_argument("--images", type=int, default=60, help="images of five attestations")
     parser.add_argument(
-        "--full", action="store_true", help="scale up to 100,000 attestations, and seal up to 1,000,000"
+        "--full",
+        action="store_true",
+        help="scale up to 100,000 attestations, seal to 1,000,000",
     )
     parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
     arguments = parser.parse_args()

@@ -1,23 +1,22 @@
 """A process that seals, or seals again, and prints what it took.
 
-`python -m tests.bench.sealing SETTINGS PERIOD unjudged|judged` seals; with `again`, it seals what
-is sealed; with `proofs`, it makes proofs of what is sealed.
+`python -m tests.bench.sealing SETTINGS PERIOD judged` seals; `unjudged` leaves out the judging of
+the recheck; `again` seals what is sealed; `proofs` makes proofs of what is sealed.
 """
 
 import json
 import os
 import random
-import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from longseal import judgement
+from longseal.seal import contents
 from longseal.seal import reseal as sealing
 from longseal.seal.checkpoint import Proof
-from longseal.seal.images import attach_images, sign_images
 from longseal.seal.published import check_tree, read_lines
 from longseal.seal.reseal import Reseal
 from longseal.settings import load
@@ -38,7 +37,8 @@ def main(path: str, period: str, kind: str) -> dict[str, Any]:
     if kind == "unjudged":
         judgement.judged = lambda pool, evidence: iter(())
     reading = _Clock()
-    sealing.load_pack = reading.around(sealing.load_pack)
+    for module in (contents, sealing):
+        module.load_pack = reading.around(module.load_pack)
     reseal = Reseal(workspace, period)
     cpu, seconds, operations = {}, {}, 0
     for step in STEPS:

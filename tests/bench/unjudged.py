@@ -5,7 +5,6 @@ completeness records, and the catalog's rows.
 """
 
 import hashlib
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from longseal.archive.leaf import Leaf, Signer

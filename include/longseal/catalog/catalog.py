@@ -26,10 +26,12 @@ from sqlalchemy import (
     text,
     update,
 )
+from sqlalchemy import Row as RowOf
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 from sqlalchemy.orm import Session
 
+from longseal.archive.records import Place
 from longseal.catalog.models import (
     Base,
     Delivery,
@@ -388,17 +390,24 @@ class Catalog:
 
     # -- reseal ------------------------------------------------------------------------------
 
-    def unsealed(self, before: datetime | None) -> list[Evidence]:
-        """Evidence of every verdict that no seal covers, signed before ``before``."""
+    def unsealed(self, before: datetime | None) -> Iterator[RowOf[str, str, str]]:
+        """``leaf``, ``verdict`` and ``pack`` of the evidence that no seal covers.
+
+        In the order of the leaves' bytes, a few hundred rows at a time.
+
+        :param before: only what was signed earlier
+        """
+        postgres = self._engine.dialect.name == "postgresql"
         query = (
-            select(Evidence)
+            select(Evidence.leaf, Evidence.verdict, Evidence.pack)
             .join(Pack, Pack.digest == Evidence.pack)
             .where(Evidence.seal.is_(None), Evidence.verdict != "suspect", Pack.state == "stored")
-            .order_by(Evidence.leaf)
+            .order_by(Evidence.leaf.collate("C") if postgres else Evidence.leaf)
         )
         if before is not None:
             query = query.where(Evidence.signed_at < before)
-        return self._all(query)
+        with self.session() as session:
+            yield from session.execute(query.execution_options(yield_per=_BATCH))
 
     def packs_of(self, leaf_hashes: Collection[str]) -> list[str]:
         """The packs that hold these leaves: where to look, never what to believe."""
@@ -420,18 +429,15 @@ class Catalog:
                     update(Evidence).where(Evidence.leaf_hash.in_(part)).values(verdict="suspect")
                 )
 
-    def images_of(self, evidence: Iterable[Evidence]) -> list[Image]:
-        """The images that ``evidence`` hangs on, with their records."""
-        keys = {(row.source, row.repository, row.image) for row in evidence}
-        found: list[Image] = []
+    def records_of(self, places: Iterable[Place]) -> Iterator[tuple[Place, str]]:
+        """The completeness records of these images, each by registry, repository and digest."""
+        query = select(Image.source, Image.repository, Image.digest, Image.record)
+        wanted = set(places)
         with self.session() as session:
-            for part in _parts(sorted({key[2] for key in keys})):
-                found += [
-                    row
-                    for row in session.scalars(select(Image).where(Image.digest.in_(part)))
-                    if (row.source, row.repository, row.digest) in keys
-                ]
-        return sorted(found, key=lambda row: (row.source, row.repository, row.digest))
+            for part in _parts(sorted({place[2] for place in wanted})):
+                for *place, record in session.execute(query.where(Image.digest.in_(part))):
+                    if (found := (place[0], place[1], place[2])) in wanted:
+                        yield found, record
 
     def alarming_images(self) -> set[tuple[str, str, str]]:
         """Registry, repository and digest of the images whose last search was not whole, or found
@@ -441,7 +447,7 @@ class Catalog:
             rows = session.execute(query.where(Image.state.not_in(("whole", "empty"))))
             return {(row.source, row.repository, row.digest) for row in rows}
 
-    def add_seal(self, seal: Seal, leaves: Collection[str]) -> None:
+    def add_seal(self, seal: Seal, leaves: Iterable[str]) -> None:
         """Note a published seal and the evidence that it covers, by leaf hash."""
         with self.session() as session:
             session.merge(seal)

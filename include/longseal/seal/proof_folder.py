@@ -103,7 +103,7 @@ def proof_files(workspace: Workspace, row: EvidenceRow) -> dict[str, bytes]:
     seal = next((one for one in seals if one.sequence == row.seal), None)
     if seal is None:
         raise VerificationError(f"the catalog names seal {row.seal}, which the archive has not")
-    lines = read_lines(workspace, seal.files("leaves/").values())
+    lines = list(read_lines(workspace, seal.files("leaves/").values()))
     note = workspace.kept(seal.files()["checkpoint"])
     tree = check_tree(seal, lines, note)
     line = item.leaf.line()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -88,21 +88,21 @@ def read_seal(workspace: Workspace, sequence: int) -> Published:
     return Published(sequence, bundle, Statement.parse(parse_key_bundle(bundle).payload))
 
 
-def check_files(workspace: Workspace, seal: Published) -> list[bytes]:
+def check_files(workspace: Workspace, seal: Published) -> Tree:
     """Check every file that a seal speaks of, and its tree against the leaves.
 
-    :returns: the lines of its leaves
-    :raises VerificationError: a file has other bytes, or the leaves give another root
+    :returns: the tree
+    :raises MalformedError: a file has other bytes
+    :raises VerificationError: the leaves give another root
     """
-    for name, digest in seal.files().items():
-        if digest_of(workspace.kept(digest)) != digest:
-            raise VerificationError(f"{name} has other bytes than the seal says")
+    files = seal.files()
+    for name in files.keys() - seal.files("leaves/").keys():
+        workspace.kept(files[name])
     lines = read_lines(workspace, seal.files("leaves/").values())
-    check_tree(seal, lines, workspace.kept(seal.files()["checkpoint"]))
-    return lines
+    return check_tree(seal, lines, workspace.kept(files["checkpoint"]))
 
 
-def check_tree(seal: Published, lines: Sequence[bytes], note: bytes) -> Tree:
+def check_tree(seal: Published, lines: Iterable[bytes], note: bytes) -> Tree:
     """Check that ``lines`` are the leaves of the seal's tree, and ``note`` its checkpoint.
 
     :raises VerificationError: when they are not
@@ -121,6 +121,6 @@ def check_tree(seal: Published, lines: Sequence[bytes], note: bytes) -> Tree:
     return tree
 
 
-def read_lines(workspace: Workspace, digests: Iterable[str]) -> list[bytes]:
-    """The lines of archived files, in order."""
-    return [line for digest in digests for line in workspace.kept(digest).splitlines()]
+def read_lines(workspace: Workspace, digests: Iterable[str]) -> Iterator[bytes]:
+    """The lines of archived files, in order; no more than one file at a time is held."""
+    return (line for digest in digests for line in workspace.kept(digest).splitlines())

@@ -19,16 +19,16 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Final
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from longseal import __version__, judgement
 from longseal.archive.leaf import Leaf
 from longseal.archive.pack import Evidence, load_pack
-from longseal.archive.records import Record, newest_records, not_archived
+from longseal.archive.records import Place, Record, newest_records, not_archived
 from longseal.canonical import canonical_json, digest_of, sha256_hex, timestamp
 from longseal.catalog.models import Seal
 from longseal.errors import RefusedError, RetryableError, VerificationError
@@ -46,6 +46,7 @@ from longseal.seal.checkpoint import (
     sign_note,
     verifier_key,
 )
+from longseal.seal.contents import Contents
 from longseal.seal.organisation import key_set, organisation_key
 from longseal.seal.period import Period
 from longseal.seal.published import (
@@ -61,12 +62,8 @@ from longseal.seal.published import (
 from longseal.seal.statement import Statement, Subject
 from longseal.seal.tree import Tree, leaf_hash
 from longseal.trust import vouched
-from longseal.verify.engine import Outcome
 from longseal.verify.pool import VerifierPool
 from longseal.workspace import Workspace
-
-SHARD_LINES: Final = 65_536
-"""Leaves in one shard: a complete level-2 subtree, and below cosign's 128 MiB for an artifact."""
 
 _ATTEMPT = re.compile(r"seals/(\d{6})/(\d{1,4})/statement\.json")
 
@@ -85,9 +82,11 @@ class Reseal:
     @cached_property
     def sealed(self) -> Published | None:
         """The period's published seal; None while there is none."""
-        return next(
-            (one for one in published(self._workspace) if one.period == self.period.name), None
-        )
+        return next((one for one in self._published if one.period == self.period.name), None)
+
+    @cached_property
+    def _published(self) -> list[Published]:
+        return published(self._workspace)
 
     @cached_property
     def ceremony(self) -> Ceremony:
@@ -113,9 +112,7 @@ class Reseal:
             return self._summary()
         if self._claimed() is None:
             judgement.apply(self._workspace)
-            files, statement = self._compose()
-            for data in files.values():
-                self._workspace.keep(data)
+            statement = self._compose()
             folder = self._next_folder()
             Ceremony(self._workspace, folder).claim(statement)
             self._workspace.note(
@@ -143,7 +140,7 @@ class Reseal:
         return ceremony
 
     def _attempts(self) -> list[str]:
-        sequence = len(published(self._workspace)) + 1
+        sequence = len(self._published) + 1
         keys = self._workspace.archive.keys(f"{seal_folder(sequence)}/")
         return sorted(
             (key.removesuffix("/statement.json") for key in keys if _ATTEMPT.fullmatch(key)),
@@ -158,67 +155,60 @@ class Reseal:
         return attempts[-1]
 
     def _next_folder(self) -> str:
-        sequence = len(published(self._workspace)) + 1
+        sequence = len(self._published) + 1
         return f"{seal_folder(sequence)}/{len(self._attempts()) + 1}"
 
-    def _compose(self) -> tuple[dict[str, bytes], bytes]:
-        """All files of the seal by name, and the statement about them."""
+    def _compose(self) -> bytes:
+        """Archive all files of the seal.
+
+        :returns: the statement about them
+        """
         workspace = self._workspace
-        rows = workspace.catalog.unsealed(self.period.end)
-        leaves = sorted({row.leaf.encode() for row in rows})
-        self._require_packed(leaves, {row.pack for row in rows})
-        by_verdict: dict[str, list[bytes]] = {name.value: [] for name in Outcome}
-        parsed = [Leaf.parse(line) for line in leaves]
-        for line, leaf in zip(leaves, parsed, strict=True):
-            by_verdict[leaf.verdict].append(line)
-        sealed = by_verdict.pop(Outcome.VERIFIED.value)
-        images = {(leaf.registry, leaf.repository, leaf.image) for leaf in parsed}
+        covered = Contents(workspace, self.period.end)
         records = {
             place: record
             for place, record in newest_records(
-                workspace.archive, images | self._alarming()
+                workspace.archive, covered.images | self._alarming()
             ).items()
             # An image whose evidence could not be looked for may have none here: that is said too.
-            if place in images or record.alarming
+            if place in covered.images or record.alarming
         }
-        self._require_known(by_verdict[Outcome.UNKNOWN.value], records.values())
-        self._require_archived(row.record.encode() for row in workspace.catalog.images_of(rows))
-        before = published(workspace)
+        self._require_known(covered.unknown, records.values())
+        self._require_archived(covered.images, records)
+        before = self._published
         sequence = len(before) + 1
 
-        tree = Tree.of(map(leaf_hash, sealed))
+        tree = covered.tree
         origin = f"{workspace.settings.organisation}/seal/{sequence}"
         note_key = ed25519.Ed25519PrivateKey.generate()
         head = Checkpoint(origin, tree.size, tree.root)
-        files = {
-            "checkpoint": sign_note(head.format(), origin, note_key),
-            **_shards(sealed),
-            **{f"{name}.jsonl": _lines(lines) for name, lines in by_verdict.items()},
-            "records.jsonl": _lines(sorted(record.line for record in records.values())),
-            "seals.sha256": _sums("sha256", _seal_files(before)),
-            "statements.sha256": _sums("sha256", self._other_bundles()),
-        }
-        for digest in sorted({leaf.policy for leaf in parsed}):
-            files[f"policies/{digest[7:]}.json"] = workspace.kept(digest)
-        for digest in sorted({leaf.trust for leaf in parsed}):
-            files[f"trusted-roots/{digest[7:]}.json"] = workspace.kept(digest)
+        subjects: list[Subject] = []
+
+        def keep(name: str, data: bytes) -> None:
+            workspace.keep(data)
+            subjects.append(Subject.of(data, name))
+
+        keep("checkpoint", sign_note(head.format(), origin, note_key))
+        subjects += covered.subjects
+        keep("records.jsonl", _lines(sorted(record.line for record in records.values())))
+        keep("seals.sha256", _sums("sha256", _seal_files(before)))
+        keep("statements.sha256", _sums("sha256", self._other_bundles()))
+        for digest in sorted(covered.policies):
+            keep(f"policies/{digest[7:]}.json", workspace.kept(digest))
+        for digest in sorted(covered.trusts):
+            keep(f"trusted-roots/{digest[7:]}.json", workspace.kept(digest))
         key = organisation_key(workspace)
         keys = key_set(workspace)
         assert keys is not None
-        files["key-set.json"] = keys[1]
+        keep("key-set.json", keys[1])
         ledger_head = workspace.ledger.head()
         if ledger_head is not None:
-            files["ledger-head.json"] = ledger_head.data
+            keep("ledger-head.json", ledger_head.data)
 
         states = Counter(record.state for record in records.values())
-        states["none"] = len(images - records.keys())
-        rejects = Counter(
-            leaf.reason.partition(":")[0]
-            for leaf in parsed
-            if leaf.verdict == "rejected" and leaf.reason
-        )
-        statement = Statement(
-            tuple(Subject.of(data, name) for name, data in files.items()),
+        states["none"] = len(covered.images - records.keys())
+        return Statement(
+            tuple(subjects),
             predicate_type(workspace, "seal"),
             {
                 "period": self.period.name,
@@ -233,41 +223,38 @@ class Reseal:
                     "checkpointKey": verifier_key(origin, note_key.public_key()),
                 },
                 "counts": {
-                    "verified": len(sealed),
-                    **{name: len(lines) for name, lines in by_verdict.items()},
-                    "images": len(images),
-                    "records": {state: many for state, many in sorted(states.items()) if many},
-                    "rejects": dict(sorted(rejects.items())),
-                    "registries": dict(sorted(Counter(leaf.registry for leaf in parsed).items())),
+                    **covered.counts,
+                    "images": len(covered.images),
+                    "records": {state: many for state, many in states.items() if many},
+                    "rejects": covered.rejects,
+                    "registries": covered.registries,
                 },
                 "previous": None if not before else before[-1].digest,
                 "renews": [{"sequence": one.sequence, "digest": one.digest} for one in before],
                 "keyid": key.keyid,
                 "software": f"longseal {__version__}",
             },
-        )
-        return files, statement.format()
+        ).format()
 
-    def _alarming(self) -> set[tuple[str, str, str]]:
+    def _alarming(self) -> set[Place]:
         return set() if self.period.renewal else self._workspace.catalog.alarming_images()
 
-    def _other_bundles(self) -> dict[str, bytes]:
+    def _other_bundles(self) -> Iterator[tuple[str, bytes]]:
         """What else the organisation's key has signed: the seal renews all of it."""
         archive = self._workspace.archive
-        return {
-            key: archive.get(key)
+        return (
+            (key, archive.get(key))
             for prefix in ("seals/", "deliveries/", "prunes/", "deletions/", "keys/")
             for key in archive.keys(prefix)
             if key.endswith(f"/{BUNDLE}") and not _ATTEMPT.fullmatch(_claim_of(key))
-        }
+        )
 
-    def _require_known(self, leaves: Sequence[bytes], records: Iterable[Record]) -> None:
+    def _require_known(self, unknown: set[str], records: Iterable[Record]) -> None:
         """Where the settings want it so, a period with something unknown is not sealed."""
         if self._workspace.settings.seal.unknown == "seal":
             return
         images = sorted(
-            {Leaf.parse(line).image for line in leaves}
-            | {record.place[2] for record in records if record.state == "unknown"}
+            unknown | {record.place[2] for record in records if record.state == "unknown"}
         )
         if images:
             raise RefusedError(
@@ -276,20 +263,14 @@ class Reseal:
                 " (seal.unknown: seal)"
             )
 
-    def _require_packed(self, leaves: Sequence[bytes], packs: Iterable[str]) -> None:
-        """A row that was only written into the catalog is in no pack, and is not sealed."""
-        missing = set(leaves)
-        for digest in sorted(packs):
-            missing -= {item.leaf.line() for item in load_pack(self._workspace.archive, digest)}
-        if missing:
-            raise VerificationError(
-                f"the catalog lists {len(missing)} leaves that are in no pack, the first for"
-                f" {Leaf.parse(min(missing)).image}: somebody wrote into it; rebuild it"
-            )
-
-    def _require_archived(self, records: Iterable[bytes]) -> None:
+    def _require_archived(self, images: Iterable[Place], records: Mapping[Place, Record]) -> None:
         """A record that was only written into the catalog speaks for nobody's search."""
-        if missing := not_archived(self._workspace.archive, set(records)):
+        other = {
+            line
+            for place, text in self._workspace.catalog.records_of(images)
+            if (line := text.encode()) != (place in records and records[place].line)
+        }
+        if missing := not_archived(self._workspace.archive, other):
             image = Record.parse(min(missing)).place[2]
             raise VerificationError(
                 f"the catalog has {len(missing)} completeness records that no harvest archived, the"
@@ -312,14 +293,13 @@ class Reseal:
         if self._workspace.archive.stat(key) is None:
             statement = Statement.parse(self.ceremony.statement())
             seal = Published(int(statement.predicate["sequence"]), b"", statement)
-            lines = check_files(self._workspace, seal)
-            failed = self._judge_again(lines)
+            failed = self._judge_again(seal, check_files(self._workspace, seal))
             records = read_lines(self._workspace, [seal.files()["records.jsonl"]])
-            forged = not_archived(self._workspace.archive, records)
+            forged = not_archived(self._workspace.archive, set(records))
             if failed or forged:
                 self._void(failed, forged)
             receipt = {
-                "leaves": len(lines),
+                "leaves": seal.size,
                 "root": seal.root,
                 "statement": digest_of(self.ceremony.statement()),
             }
@@ -329,28 +309,30 @@ class Reseal:
     def _receipt_key(self) -> str:
         return f"rechecks/{sha256_hex(self.ceremony.statement())}.json"
 
-    def _judge_again(self, lines: Sequence[bytes]) -> dict[bytes, str]:
+    def _judge_again(self, seal: Published, tree: Tree) -> dict[bytes, str]:
         """Lines that do not hold, with why."""
         workspace = self._workspace
-        wanted = {leaf_hash(line).hex(): line for line in lines}
-        missing = set(lines)
+        missing = set(tree.leaf_hashes())
         failed: dict[bytes, str] = {}
         # By what this worker's settings bear out, and never by what a leaf names: a root or policy
         # that was revoked or changed meanwhile is no authority, nor is one that somebody archived.
         with VerifierPool(
             vouched(workspace), workspace.policy, workspace.settings.harvest_workers
         ) as pool:
-            for digest in workspace.catalog.packs_of(wanted):
+            for digest in workspace.catalog.packs_of([hashed.hex() for hashed in missing]):
                 cases: list[Evidence] = []
                 for item in load_pack(workspace.archive, digest):
-                    line = item.leaf.line()
-                    if line in missing:
-                        missing.discard(line)
+                    hashed = leaf_hash(item.leaf.line())
+                    if hashed in missing:
+                        missing.discard(hashed)
                         cases.append(item)
                 for item, again in judgement.judged(pool, cases):
                     if found := judgement.difference(item.leaf, again):
                         failed[item.leaf.line()] = found
-        failed.update(dict.fromkeys(missing, "it is in no pack of the archive"))
+        if missing:
+            for line in read_lines(workspace, seal.files("leaves/").values()):
+                if leaf_hash(line) in missing:
+                    failed[line] = "it is in no pack of the archive"
         return failed
 
     def _void(self, failed: dict[bytes, str], forged: Collection[bytes]) -> None:
@@ -420,7 +402,8 @@ class Reseal:
             folder = seal_folder(sequence)
             workspace.store(f"{folder}/{TRUSTED_ROOT}", seal_trusted_root(workspace))
             workspace.store(f"{folder}/{SEAL}", bundle)
-            self.__dict__.pop("sealed", None)
+            for name in ("sealed", "_published"):
+                self.__dict__.pop(name, None)
             workspace.note(
                 "seal.published",
                 {"period": self.period.name, "sequence": sequence, "seal": digest_of(bundle)},
@@ -434,13 +417,8 @@ class Reseal:
         catalog = self._workspace.catalog
         if any(one.sequence == seal.sequence for one in catalog.seals()):
             return
-        lines = [
-            *read_lines(self._workspace, seal.files("leaves/").values()),
-            *read_lines(
-                self._workspace,
-                [seal.files()[f"{name}.jsonl"] for name in ("rejected", "ignored", "unknown")],
-            ),
-        ]
+        lists = [seal.files()[f"{name}.jsonl"] for name in ("rejected", "ignored", "unknown")]
+        lines = read_lines(self._workspace, [*seal.files("leaves/").values(), *lists])
         catalog.add_seal(
             Seal(
                 sequence=seal.sequence,
@@ -506,23 +484,16 @@ def _claim_of(key: str) -> str:
     return key.removesuffix(BUNDLE) + "statement.json"
 
 
-def _shards(lines: Sequence[bytes]) -> dict[str, bytes]:
-    return {
-        f"leaves/{at // SHARD_LINES:04}.jsonl": _lines(lines[at : at + SHARD_LINES])
-        for at in range(0, len(lines), SHARD_LINES)
-    }
-
-
 def _lines(lines: Iterable[bytes]) -> bytes:
-    return b"".join(line + b"\n" for line in lines)
+    return b"".join(part for line in lines for part in (line, b"\n"))
 
 
-def _seal_files(seals: Iterable[Published]) -> dict[str, bytes]:
-    return {f"{seal_folder(one.sequence)}/{SEAL}": one.bundle for one in seals}
+def _seal_files(seals: Iterable[Published]) -> Iterator[tuple[str, bytes]]:
+    return ((f"{seal_folder(one.sequence)}/{SEAL}", one.bundle) for one in seals)
 
 
-def _sums(algorithm: str, files: dict[str, bytes]) -> bytes:
+def _sums(algorithm: str, files: Iterable[tuple[str, bytes]]) -> bytes:
     """A list that ``sha256sum --check`` and its kin read."""
     return "".join(
-        f"{hashlib.new(algorithm, data).hexdigest()}  {name}\n" for name, data in files.items()
+        f"{hashlib.new(algorithm, data).hexdigest()}  {name}\n" for name, data in files
     ).encode()

@@ -6,7 +6,7 @@ A tree of a million leaves is kept as 64 MB of hashes, one string of bytes a lev
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -57,6 +57,11 @@ class Tree:
     def size(self) -> int:
         """How many leaves there are."""
         return len(self.levels[0]) // HASH_SIZE
+
+    def leaf_hashes(self) -> Iterator[bytes]:
+        """The hashes of the leaves, in order."""
+        leaves = self.levels[0]
+        return (leaves[at : at + HASH_SIZE] for at in range(0, len(leaves), HASH_SIZE))
 
     @property
     def root(self) -> bytes:

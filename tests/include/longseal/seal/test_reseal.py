@@ -131,7 +131,7 @@ def test_the_records_in_a_seal_are_the_newest_that_harvests_archived(
     _write_record(workspace, image, image.record)
     sealed = seal(workspace, "r-one").sealed
     assert sealed is not None
-    lines = read_lines(workspace, [sealed.files()["records.jsonl"]])
+    lines = list(read_lines(workspace, [sealed.files()["records.jsonl"]]))
     assert len(lines) == 20
     assert unknown in lines
     assert image.record.encode() not in lines
