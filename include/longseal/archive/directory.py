@@ -100,6 +100,10 @@ class DirectoryArchive:
         except OSError as err:
             raise ArchiveError(f"could not read {key} from the archive: {err.strerror}") from err
 
+    def hold(self, key: str, held: bool) -> None:
+        """See :class:`~longseal.archive.interface.Archive`; a directory holds nothing."""
+        check_key(key)
+
     def keys(self, prefix: str) -> Iterator[str]:
         """See :class:`~longseal.archive.interface.Archive`."""
         folder, _, start = check_prefix(prefix).rpartition("/")

@@ -70,3 +70,9 @@ class Archive(Protocol):
 
         :raises SettingsError: it cannot be written to at all
         """
+
+    def hold(self, key: str, held: bool) -> None:
+        """Put what is under ``key`` under legal hold, or release it, where the store can.
+
+        A hold has no date: it keeps even what is past its retain-until date.
+        """

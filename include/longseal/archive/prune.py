@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
+from longseal.archive.holds import Holds, holding
 from longseal.archive.leaf import Leaf
 from longseal.archive.pack import load_pack, pack_key
 from longseal.archive.records import Record, newest_records
@@ -101,6 +102,7 @@ def plan(workspace: Workspace) -> Plan | None:
 
     A plan with the same items that is still young is given again.
     """
+    Holds(workspace).secure()
     items = _due(workspace)
     if not items:
         return None
@@ -138,6 +140,7 @@ def _expired(workspace: Workspace, document: bytes) -> bool:
 
 def _due(workspace: Workspace) -> list[Item]:
     now, retention = workspace.now(), workspace.settings.retention
+    holds = Holds(workspace).in_force()
     rows = workspace.catalog.prunable(now)
     images = {(row.source, row.repository, row.image) for row in rows}
     records = newest_records(workspace.archive, images)
@@ -160,7 +163,7 @@ def _due(workspace: Workspace) -> list[Item]:
             leaves=tuple(sorted(row.leaf_hash for row in members)),
         )
         for key, members in sorted(groups.items())
-        if len(members) == _evidence_in(workspace, key)
+        if len(members) == _evidence_in(workspace, key) and holding(holds, members) is None
     ]
 
 
@@ -201,8 +204,11 @@ def execute(workspace: Workspace, digest: str, approver: str) -> dict[str, Any]:
         if _expired(workspace, document):
             raise RefusedError(f"the plan is older than {PLAN_LIFE.days} days: make it again")
         leaves = read_back(workspace, items)
-        _delete(workspace, items)
-        tombstones = _tombstones(workspace, items, leaves, digest, approver)
+        gone = _delete(workspace, items)
+        held = len(items) - len(gone)
+        if not gone:
+            raise RefusedError(f"legal holds stop all {held} deletions of the plan: plan again")
+        tombstones = _tombstones(workspace, gone, leaves, digest, approver)
         workspace.keep(tombstones)
         statement = Statement(
             (Subject.of(tombstones, "tombstones.jsonl"),),
@@ -210,7 +216,8 @@ def execute(workspace: Workspace, digest: str, approver: str) -> dict[str, Any]:
             {
                 "plan": digest,
                 "approver": approver,
-                "deleted": len(items),
+                "deleted": len(gone),
+                "held": held,
                 "keyid": organisation_key(workspace).keyid,
             },
         )
@@ -219,16 +226,18 @@ def execute(workspace: Workspace, digest: str, approver: str) -> dict[str, Any]:
         workspace.note(
             "prune.deleted",
             {"plan": digest, "approver": approver, "deletion": finished.digest}
-            | {"deleted": len(items)},
+            | {"deleted": len(gone), "held": held},
         )
     else:
         operations = 0
     deletion = digest_of(buried.bundle())
-    rows = [row for item in items for row in _rows(workspace, item)]
+    gone = _buried(workspace, buried)
+    rows = [row for item in gone for row in _rows(workspace, item)]
     workspace.catalog.bury([row.id for row in rows if row.tombstone is None], deletion)
     return {
         "plan": digest,
-        "deleted": len(items),
+        "deleted": len(gone),
+        "held": len(items) - len(gone),
         "deletion": deletion,
         "key_operations": operations,
     }
@@ -283,10 +292,26 @@ def read_back(workspace: Workspace, items: Sequence[Item]) -> dict[str, Leaf]:
     return leaves
 
 
-def _delete(workspace: Workspace, items: Iterable[Item]) -> None:
+def _delete(workspace: Workspace, items: Iterable[Item]) -> list[Item]:
+    """Delete all that nothing holds.
+
+    :returns: what is gone, also by a run that was killed before it could say so
+    """
+    holds = Holds(workspace)
+    gone = []
     for item in items:
         registry = workspace.registry(item.registry)
-        detach(registry, item.repository, item.image, item.manifest)
+        held = holding(holds.in_force(), _rows(workspace, item))
+        if held is None or registry.manifest(item.repository, item.manifest) is None:
+            detach(registry, item.repository, item.image, item.manifest)
+            gone.append(item)
+    return gone
+
+
+def _buried(workspace: Workspace, deletion: Ceremony) -> list[Item]:
+    """What a finished deletion statement has tombstones for."""
+    lines = _document(workspace, deletion).splitlines()
+    return [Item.from_json(parse_object(line, "a tombstone")) for line in lines]
 
 
 def _tombstones(

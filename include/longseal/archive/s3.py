@@ -5,7 +5,8 @@ checksum is the object's own digest. What is read is the latest version: Object 
 version for ever reachable by its id, but does not stop a newer one or a delete marker from hiding
 it. The credentials need ``s3:ListBucket`` (without it an absent object looks like a forbidden one),
 ``s3:GetObject``, ``s3:PutObject`` and, with a lock, ``s3:GetBucketObjectLockConfiguration``,
-``s3:GetObjectRetention`` and ``s3:PutObjectRetention``; :meth:`S3Archive.trials` tries deletions as
+``s3:GetObjectRetention``, ``s3:PutObjectRetention``, ``s3:GetObjectLegalHold`` and
+``s3:PutObjectLegalHold``; :meth:`S3Archive.trials` tries deletions as
 well, and says where it may not. An object that a lifecycle rule moved to a cold class is read once
 the store has made a copy (``s3:RestoreObject``), which the first attempt to read asks for.
 """
@@ -219,6 +220,23 @@ class S3Archive:
             digest = _whole_digest(head.get("ChecksumSHA256")) or self._hash(name, version)
         until = head.get("ObjectLockRetainUntilDate")
         return Stored(key, head["ContentLength"], digest, version, until and until.astimezone(UTC))
+
+    def hold(self, key: str, held: bool) -> None:
+        """See :class:`~longseal.archive.interface.Archive`; without a lock, nothing is held."""
+        name = self._name(key)
+        self._open()
+        if self._lock is None:
+            return
+        wanted: Literal["ON", "OFF"] = "ON" if held else "OFF"
+        with self._errors(f"change the legal hold of {key}"):
+            head = self._client.head_object(Bucket=self._bucket, Key=name)
+            if head.get("ObjectLockLegalHoldStatus", "OFF") != wanted:
+                self._client.put_object_legal_hold(
+                    Bucket=self._bucket,
+                    Key=name,
+                    LegalHold={"Status": wanted},
+                    **_versioned(head.get("VersionId")),
+                )
 
     def keys(self, prefix: str) -> Iterator[str]:
         """See :class:`~longseal.archive.interface.Archive`."""

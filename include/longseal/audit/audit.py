@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from longseal.archive.holds import Holds
 from longseal.archive.pack import load_pack, pack_key
 from longseal.canonical import sha256_hex
 from longseal.errors import VerificationError
@@ -28,6 +29,7 @@ def audit(workspace: Workspace, share: float = 1.0) -> Report:
     """
     report = Report(f"archive of {workspace.settings.organisation}")
     report.attempt("ledger", lambda: _ledger(workspace))
+    report.attempt("holds", lambda: _holds(workspace))
     seals = published(workspace)
     for at, seal in enumerate(seals, 1):
         report.attempt(f"seal {seal.sequence}", _seal_check(workspace, seals[:at]))
@@ -50,6 +52,11 @@ def _ledger(workspace: Workspace) -> str:
         f"{entries} entries, each naming the one before; {sum(ended.values())} key operations"
         + (f", and {lost} begun whose end was lost in a crash" if lost else "")
     )
+
+
+def _holds(workspace: Workspace) -> str:
+    register = Holds(workspace)
+    return f"{len(register.all())} legal holds on record, {len(register.in_force())} in force"
 
 
 def _seal_check(workspace: Workspace, upto: Sequence[Published]) -> Callable[[], str]:

@@ -120,9 +120,9 @@ class Entry:
         return entry
 
 
-def entry_key(sequence: int) -> str:
+def entry_key(sequence: int, folder: str = "ledger") -> str:
     """Where entry ``sequence`` is archived."""
-    return f"ledger/{sequence:08}.json"
+    return f"{folder}/{sequence:08}.json"
 
 
 class Ledger:
@@ -130,11 +130,21 @@ class Ledger:
 
     :param keep: for how long after its date an entry is locked against deletion, where the archive
         can lock; None leaves it to the archive's own rules
+    :param folder: where the entries are; another one makes another chain
+    :param name: what messages call it
     """
 
-    def __init__(self, archive: Archive, keep: timedelta | None = None) -> None:
+    def __init__(
+        self,
+        archive: Archive,
+        keep: timedelta | None = None,
+        folder: str = "ledger",
+        name: str = "ledger",
+    ) -> None:
         self._archive = archive
         self._keep = keep
+        self._folder = folder
+        self._name = name
         self._head: Entry | None = None
 
     def append(self, action: str, details: Mapping[str, Any], at: datetime, actor: str) -> Entry:
@@ -160,7 +170,7 @@ class Ledger:
             )
             until = None if self._keep is None else entry.at + self._keep
             try:
-                self._archive.put(entry_key(entry.sequence), entry.data, until)
+                self._archive.put(self._key(entry.sequence), entry.data, until)
             except ConflictError:
                 # Another writer was first: the ledger has become longer with each such turn.
                 if not self._exists(entry.sequence):
@@ -197,39 +207,44 @@ class Ledger:
             chained to the one before it, also where the ledger ends before ``until``
         """
         previous: Entry | None = None
-        for key in self._archive.keys("ledger/"):
+        for key in self._archive.keys(f"{self._folder}/"):
             sequence = previous.sequence + 1 if previous else 1
             if until is not None and sequence > until:
                 return
-            if key != entry_key(sequence):
-                raise VerificationError(f"the ledger's entry {sequence} is missing: found {key}")
+            if key != self._key(sequence):
+                raise VerificationError(
+                    f"the {self._name}'s entry {sequence} is missing: found {key}"
+                )
             entry = self._read(sequence)
             if entry.previous != (previous.sha256 if previous else None):
                 raise VerificationError(
-                    f"the ledger's entry {sequence} is not chained to entry {sequence - 1}: one of "
-                    "the two was changed"
+                    f"the {self._name}'s entry {sequence} is not chained to entry {sequence - 1}: "
+                    "one of the two was changed"
                 )
             yield entry
             previous = entry
         length = previous.sequence if previous else 0
         if until is not None and length < until:
             raise VerificationError(
-                f"the ledger's entry {length + 1} is missing: it ends before {until}"
+                f"the {self._name}'s entry {length + 1} is missing: it ends before {until}"
             )
 
+    def _key(self, sequence: int) -> str:
+        return entry_key(sequence, self._folder)
+
     def _exists(self, sequence: int) -> bool:
-        return sequence <= MAX_SEQUENCE and self._archive.stat(entry_key(sequence)) is not None
+        return sequence <= MAX_SEQUENCE and self._archive.stat(self._key(sequence)) is not None
 
     def _read(self, sequence: int) -> Entry:
         try:
-            entry = Entry.parse(self._archive.get(entry_key(sequence), MAX_ENTRY_BYTES))
+            entry = Entry.parse(self._archive.get(self._key(sequence), MAX_ENTRY_BYTES))
         except MalformedError as err:
             raise VerificationError(
-                f"the ledger's entry {sequence} is not readable: {err}"
+                f"the {self._name}'s entry {sequence} is not readable: {err}"
             ) from err
         if entry.sequence != sequence:
             raise VerificationError(
-                f"the ledger's entry {sequence} says that it is {entry.sequence}"
+                f"the {self._name}'s entry {sequence} says that it is {entry.sequence}"
             )
         return entry
 

@@ -499,6 +499,33 @@ class Catalog:
 
     # -- retention, mirror, questions --------------------------------------------------------
 
+    def placed(self, repositories: Collection[str] | None = None) -> Iterator[Any]:
+        """Every piece of evidence, by place, a few hundred rows at a time: of its columns, what
+        retention asks for. The longest, the leaf, is not among them.
+
+        :param repositories: those asked for; None for all
+        """
+        columns = (
+            *_PLACE,
+            "verdict",
+            "reason",
+            "predicate_type",
+            "signed_at",
+            "leaf_hash",
+            "pack",
+            "seal",
+            "tombstone",
+            "id",
+        )
+        query = select(*(getattr(Evidence, name) for name in columns)).order_by(
+            *(getattr(Evidence, name) for name in _PLACE)
+        )
+        parts = [None] if repositories is None else _parts(sorted(repositories))
+        with self.session() as session:
+            for part in parts:
+                some = query if part is None else query.where(Evidence.repository.in_(part))
+                yield from session.execute(some.execution_options(yield_per=_BATCH))
+
     def prunable(self, before: datetime) -> list[Evidence]:
         """Sealed evidence signed before ``before`` whose registry copy is still there."""
         return self._all(

@@ -26,6 +26,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from longseal import __version__, judgement
+from longseal.archive.holds import Holds
 from longseal.archive.leaf import Leaf
 from longseal.archive.pack import Evidence, load_pack
 from longseal.archive.records import Place, Record, newest_records, not_archived
@@ -204,6 +205,8 @@ class Reseal:
         ledger_head = workspace.ledger.head()
         if ledger_head is not None:
             keep("ledger-head.json", ledger_head.data)
+        if holds := Holds(workspace).entries():
+            keep("holds.jsonl", _lines(entry.data for entry in holds))
 
         states = Counter(record.state for record in records.values())
         states["none"] = len(covered.images - records.keys())

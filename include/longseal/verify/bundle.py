@@ -116,7 +116,9 @@ def parse_bundle(data: bytes) -> Bundle:
     if "mediaType" not in document:
         raise MalformedError("a Sigstore bundle has a mediaType; this has none")
     if version is None:
-        text = f"not a Sigstore bundle of version 0.1, 0.2 or 0.3: {str(document['mediaType'])[:80]}"
+        text = (
+            f"not a Sigstore bundle of version 0.1, 0.2 or 0.3: {str(document['mediaType'])[:80]}"
+        )
         if not str(document["mediaType"]).startswith(_FAMILY):
             raise UnsupportedError(text)
         raise MalformedError(f"{text}; a newer Longseal judges again what it reads more of")

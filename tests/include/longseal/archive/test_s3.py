@@ -330,6 +330,22 @@ class TestOnARealServer:
         again = client.get_object(**place, VersionId=stored.version)
         assert again["Body"].read() == b"x"
 
+    def test_a_legal_hold_keeps_a_version_whose_lock_has_ended(
+        self, s3_archive: S3Archive, s3_bucket: Any
+    ) -> None:
+        stored = s3_archive.put("packs/one", b"data")
+        for _ in range(2):
+            s3_archive.hold("packs/one", True)
+        client = s3_bucket.server.client()
+        where = {"Bucket": s3_bucket.name, "Key": "longseal/packs/one"}
+        version = {**where, "VersionId": stored.version}
+        assert client.head_object(**where)["ObjectLockLegalHoldStatus"] == "ON"
+        with pytest.raises(client.exceptions.ClientError, match="AccessDenied"):
+            client.delete_object(**version)
+        s3_archive.hold("packs/one", False)
+        client.delete_object(**version)
+        assert s3_archive.stat("packs/one") is None
+
     def test_a_date_that_is_past_locks_nothing(self, s3_archive: S3Archive) -> None:
         assert s3_archive.put("a", b"x", LATER - timedelta(days=30)).retain_until is None
 
