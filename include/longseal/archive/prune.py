@@ -205,9 +205,9 @@ def execute(workspace: Workspace, digest: str, approver: str) -> dict[str, Any]:
             raise RefusedError(f"the plan is older than {PLAN_LIFE.days} days: make it again")
         leaves = read_back(workspace, items)
         gone = _delete(workspace, items)
-        held = len(items) - len(gone)
+        kept = len(items) - len(gone)
         if not gone:
-            raise RefusedError(f"legal holds stop all {held} deletions of the plan: plan again")
+            raise RefusedError(f"legal holds stop all {kept} deletions of the plan: plan again")
         tombstones = _tombstones(workspace, gone, leaves, digest, approver)
         workspace.keep(tombstones)
         statement = Statement(
@@ -217,7 +217,7 @@ def execute(workspace: Workspace, digest: str, approver: str) -> dict[str, Any]:
                 "plan": digest,
                 "approver": approver,
                 "deleted": len(gone),
-                "held": held,
+                "kept": kept,
                 "keyid": organisation_key(workspace).keyid,
             },
         )
@@ -226,7 +226,7 @@ def execute(workspace: Workspace, digest: str, approver: str) -> dict[str, Any]:
         workspace.note(
             "prune.deleted",
             {"plan": digest, "approver": approver, "deletion": finished.digest}
-            | {"deleted": len(gone), "held": held},
+            | {"deleted": len(gone), "kept": kept},
         )
     else:
         operations = 0
@@ -237,7 +237,7 @@ def execute(workspace: Workspace, digest: str, approver: str) -> dict[str, Any]:
     return {
         "plan": digest,
         "deleted": len(gone),
-        "held": len(items) - len(gone),
+        "kept": len(items) - len(gone),
         "deletion": deletion,
         "key_operations": operations,
     }
