@@ -58,6 +58,7 @@ class Change:
             "predicate_type": shown.predicate_type,
             "identity": shown.signer and shown.signer.identity,
             "issuer": shown.signer and shown.signer.issuer,
+            "key": shown.signer and shown.signer.key,
             "from": {"verdict": self.held, "reason": self.before.reason},
             "to": {"verdict": self.after.verdict, "reason": self.after.reason},
         }

@@ -173,7 +173,12 @@ class Lab:
         """Run a tool (cosign, oras, crane, regctl, regsync) in a clean environment."""
         home = self.folder / "home"
         home.mkdir(exist_ok=True)
-        environment = {"HOME": str(home), "PATH": os.environ["PATH"], "TMPDIR": str(self.folder)}
+        environment = {
+            "HOME": str(home),
+            "PATH": os.environ["PATH"],
+            "TMPDIR": str(self.folder),
+            "COSIGN_PASSWORD": "",
+        }
         argv = [tool(name), *arguments]
         try:
             done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True)

@@ -1,8 +1,6 @@
 """Cosign's older attachments as cosign 3 still writes them: by a key, stamped by an authority."""
 
 import json
-import os
-import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,7 +18,6 @@ from longseal.verify.pool import Case, judge
 from longseal.verify.trust import TrustMaterial
 from tests.lab.lab import Lab
 from tests.lab.registries import Registry
-from tests.lab.tools import tool
 
 REPOSITORY = "corp/older"
 PREDICATE = "https://stella-ops.example/sbom-delta/v1"
@@ -30,15 +27,8 @@ OLDER = ("--new-bundle-format=false", "--tlog-upload=false", "--use-signing-conf
 @pytest.fixture(scope="module")
 def key(tmp_path_factory: pytest.TempPathFactory, lab: Lab) -> Path:
     folder = tmp_path_factory.mktemp("key")
-    _cosign(folder, "generate-key-pair")
+    lab.cosign("generate-key-pair", f"--output-key-prefix={folder}/cosign")
     return folder / "cosign.key"
-
-
-def _cosign(folder: Path, *arguments: str) -> None:
-    environment = {"HOME": str(folder), "PATH": os.environ["PATH"], "COSIGN_PASSWORD": ""}
-    argv = [tool("cosign"), *arguments]
-    done = subprocess.run(argv, cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +36,11 @@ def image(lab: Lab, docker_registry: Registry, key: Path) -> str:
     """The digest of an image with a ``.sig`` and an ``.att`` tag."""
     digest = lab.push_image(docker_registry.url, REPOSITORY, "v1")
     reference = f"{docker_registry.host}/{REPOSITORY}@{digest}"
-    (key.parent / "predicate.json").write_text(json.dumps({"added": 1}))
+    predicate = key.with_name("predicate.json")
+    predicate.write_text(json.dumps({"added": 1}))
     signing = ("--yes", f"--key={key}", *OLDER, f"--timestamp-server-url={lab.tsa_url}")
-    _cosign(key.parent, "sign", *signing, reference)
-    what = (f"--type={PREDICATE}", "--predicate=predicate.json")
-    _cosign(key.parent, "attest", *signing, *what, reference)
+    lab.cosign("sign", *signing, reference)
+    lab.cosign("attest", *signing, f"--type={PREDICATE}", f"--predicate={predicate}", reference)
     return digest
 
 

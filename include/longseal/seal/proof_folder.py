@@ -43,6 +43,7 @@ from longseal.seal.tree import leaf_hash
 from longseal.seal.trusted_root import parse_trusted_root
 from longseal.verify.engine import Engine, Outcome
 from longseal.verify.formats import readings
+from longseal.verify.keys import cosign_takes, pem_of
 from longseal.verify.policy import Policy
 from longseal.verify.pool import Case, judge
 from longseal.verify.report import Report
@@ -54,6 +55,7 @@ SUMS: Final = "SHA256SUMS"
 LEAF: Final = "leaf.json"
 PROOF: Final = "leaf.tlog-proof"
 BUNDLE: Final = "bundle.sigstore.json"
+SIGNER: Final = "signer.pub"
 
 MAX_FILE_BYTES: Final = 64 * 1024 * 1024
 
@@ -120,7 +122,10 @@ def proof_files(workspace: Workspace, row: EvidenceRow) -> dict[str, bytes]:
         **{f"material/{sha256_hex(one)}": one for one in item.material},
         **_seal_files(workspace, seal, "seal"),
     }
-    if item.leaf.signer is not None and (bundle := _bundle(item)) is not None:
+    key = _signing_key(item.leaf, Policy.parse(found["policy.json"]))
+    if key is not None:
+        found[SIGNER] = pem_of(key).encode()
+    if (bundle := _bundle(item, key)) is not None:
         found[BUNDLE] = bundle
     for renewal in _renewals(workspace, seals, seal):
         found |= _seal_files(workspace, renewal, f"renewals/{renewal.sequence:06}")
@@ -172,15 +177,19 @@ def verify_proof(
         leaf = Leaf.parse(files[LEAF])
         material = tuple(files[f"material/{hex_of(digest)}"] for digest in leaf.material)
         evidence = Evidence(leaf, files["manifest.json"], files["attestation"], material)
-        if BUNDLE in files and files[BUNDLE] != _bundle(evidence):
+        policy = Policy.parse(files["policy.json"])
+        signer = _signing_key(leaf, policy)
+        if BUNDLE in files and files[BUNDLE] != _bundle(evidence, signer):
             raise VerificationError(f"{BUNDLE} is not what the attestation says")
+        if files.get(SIGNER) != (signer and pem_of(signer).encode()):
+            raise VerificationError(f"{SIGNER} is not the key that the leaf names")
         trust = TrustMaterial.parse(files["trusted_root.json"])
-        judgement = judge(Engine(trust, Policy.parse(files["policy.json"])), Case.kept(evidence))
+        judgement = judge(Engine(trust, policy), Case.kept(evidence))
         if judgement.outcome is Outcome.UNKNOWN:
             raise UnsupportedError(str(judgement.reason))
         if judgement.outcome is not Outcome.VERIFIED:
             raise VerificationError(str(judgement.reason))
-        return f"signed by {judgement.identity} at {judgement.signed_at:%Y-%m-%d %H:%M:%S}"
+        return f"signed by {judgement.signer} at {judgement.signed_at:%Y-%m-%d %H:%M:%S}"
 
     steps = {"files": listed, "seals": sealed, "leaf": included, "attestation": judged}
     for name, step in steps.items():
@@ -319,8 +328,21 @@ def _evidence(workspace: Workspace, row: EvidenceRow) -> Evidence:
     raise VerificationError("the catalog's leaf is not in the pack that it names")
 
 
-def _bundle(item: Evidence) -> bytes | None:
+def _signing_key(leaf: Leaf, policy: Policy) -> bytes | None:
+    """The policy's key that signed, in DER; None where a certificate did."""
+    named = leaf.signer and leaf.signer.key
+    if named is None:
+        return None
+    for key in policy.keys:
+        if digest_of(key) == named:
+            return key
+    raise VerificationError(f"the policy of the leaf does not name its key {named}")
+
+
+def _bundle(item: Evidence, key: bytes | None) -> bytes | None:
     """What cosign verifies of it; None where it takes nothing of this kind by itself."""
+    if key is not None and not cosign_takes(key):
+        return None
     try:
         return readings(item.payload, item.manifest, item.material)[0].bundle
     except (MalformedError, UnsupportedError):

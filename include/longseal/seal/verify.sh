@@ -185,15 +185,24 @@ for file in material/*; do
     [ ! -f "$file" ] || grep -qF "\"sha256:$(sum256 "$file")\"" leaf.json || fail "the leaf names no $file"
 done
 
-# 6. cosign verifies the attestation itself, as it was signed then.
-identity=$(text identity leaf.json) issuer=$(text issuer leaf.json) image=$(text image leaf.json)
-if [ -f bundle.sigstore.json ]; then
-    "$COSIGN" verify-blob-attestation --bundle bundle.sigstore.json --trusted-root trusted_root.json \
-        --certificate-identity "$identity" --certificate-oidc-issuer "$issuer" \
-        --type "$(text predicateType leaf.json)" --digest "${image#sha256:}" --digestAlg sha256 \
-        > "$work/cosign" 2>&1 || { cat "$work/cosign" >&2; fail "cosign refuses the attestation"; }
-    keyless="signed by $identity"
-else
-    keyless="which says that it was verified; cosign has no way to check it again"
+# 6. cosign verifies the attestation itself, as it was signed then: by a certificate for the leaf's
+#    identity and issuer, or by the key that the leaf names.
+image=$(text image leaf.json) signer=$(text identity leaf.json)
+set -- --certificate-identity "$signer" --certificate-oidc-issuer "$(text issuer leaf.json)"
+if [ -z "$signer" ]; then
+    signer="the key $(text key leaf.json)"
+    [ "$signer" = "the key sha256:$(openssl pkey -pubin -in signer.pub -outform DER | sha256sum | cut -d' ' -f1)" ] ||
+        fail "signer.pub is not the key that the leaf names"
+    set -- --key signer.pub
 fi
-echo "verified: $(text predicateType leaf.json) about $image, sealed on $sealed, $keyless"
+if [ -f bundle.sigstore.json ]; then
+    tr -d ' \n' < bundle.sigstore.json | grep -q '"tlogEntries":\[{' ||
+        set -- "$@" --use-signed-timestamps --insecure-ignore-tlog=true
+    "$COSIGN" verify-blob-attestation --bundle bundle.sigstore.json --trusted-root trusted_root.json \
+        --type "$(text predicateType leaf.json)" --digest "${image#sha256:}" --digestAlg sha256 "$@" \
+        > "$work/cosign" 2>&1 || { cat "$work/cosign" >&2; fail "cosign refuses the attestation"; }
+    signed_by="signed by $signer"
+else
+    signed_by="which says that it was verified; cosign has no way to check it again"
+fi
+echo "verified: $(text predicateType leaf.json) about $image, sealed on $sealed, $signed_by"

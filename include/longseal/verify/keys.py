@@ -89,6 +89,12 @@ def hashes_of(key: object) -> tuple[str, ...]:
     )
 
 
+def cosign_takes(key: bytes) -> bool:
+    """Whether ``cosign --key`` verifies by this key; with larger curves it has their hash wrong."""
+    found = load_der_public_key(key)
+    return not isinstance(found, ec.EllipticCurvePublicKey) or found.curve.name == "secp256r1"
+
+
 def signed_digest(key: Any, signature: bytes, digest: bytes, algorithm: str) -> bool:
     """Whether ``key`` (ECDSA in DER, or RSA PKCS #1 v1.5) made the signature of this digest."""
     prehashed = Prehashed(_HASHES[algorithm])

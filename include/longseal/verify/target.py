@@ -280,7 +280,7 @@ def _known(report: Report, digest: str, workspace: Workspace) -> None:
             judgement = judge(engine, Case.kept(item))
             if judgement.outcome is not Outcome.VERIFIED:
                 raise VerificationError(f"it no longer verifies: {judgement.reason}")
-            return f"{leaf.predicate_type} by {judgement.identity}{_where(workspace, row, sealed)}"
+            return f"{leaf.predicate_type} by {judgement.signer}{_where(workspace, row, sealed)}"
 
         report.attempt(f"{row.repository}@{row.image} {row.bundle[:19]}", check)
 
