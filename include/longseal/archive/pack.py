@@ -197,7 +197,8 @@ def _check(leaves: Sequence[Leaf], members: Mapping[str, bytes]) -> None:
     for leaf in leaves:
         payload = _blob(f"sha256:{leaf.sha256}")
         mine = {_manifest(leaf.manifest), payload, *map(_blob, leaf.material)}
-        if missing := mine - members.keys():
+        # Not mine - members.keys(), which looks at every member for each leaf.
+        if missing := {name for name in mine if name not in members}:
             raise MalformedError(f"a pack lacks {min(missing)}, which a leaf names")
         needed |= mine
         if payload not in payloads:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -449,12 +450,19 @@ class Catalog:
 
     def add_seal(self, seal: Seal, leaves: Iterable[str]) -> None:
         """Note a published seal and the evidence that it covers, by leaf hash."""
+        hashes = sorted(leaves)
         with self.session() as session:
             session.merge(seal)
             session.flush()
-            for part in _parts(sorted(leaves)):
+            rows = array("q")
+            for part in _parts(hashes):
+                rows.extend(
+                    session.scalars(select(Evidence.id).where(Evidence.leaf_hash.in_(part)))
+                )
+            # Hashes are in no order of the table's: row by row, each would touch another page.
+            for some in _parts(sorted(rows)):
                 session.execute(
-                    update(Evidence).where(Evidence.leaf_hash.in_(part)).values(seal=seal.sequence)
+                    update(Evidence).where(Evidence.id.in_(some)).values(seal=seal.sequence)
                 )
 
     def verified_images(self, images: Collection[str]) -> set[tuple[str, str, str]]:
