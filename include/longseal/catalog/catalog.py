@@ -449,11 +449,15 @@ class Catalog:
             return {(row.source, row.repository, row.digest) for row in rows}
 
     def add_seal(self, seal: Seal, leaves: Iterable[str]) -> None:
-        """Note a published seal and the evidence that it covers, by leaf hash."""
+        """Note a published seal and the evidence that it covers, by leaf hash.
+
+        Of two runs that publish the same seal at once, the first counts.
+        """
         hashes = sorted(leaves)
+        row = {each.name: getattr(seal, each.name) for each in Seal.__table__.columns}
+        statement = self._insert(Seal).values(row)
         with self.session() as session:
-            session.merge(seal)
-            session.flush()
+            session.execute(statement.on_conflict_do_nothing(index_elements=["sequence"]))
             rows = array("q")
             for part in _parts(hashes):
                 rows.extend(

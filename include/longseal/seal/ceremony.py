@@ -13,14 +13,16 @@ import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
-from longseal.canonical import canonical_json, digest_of, parse_object, sha256_hex
+from longseal.canonical import canonical_json, digest_of, parse_object, sha256_hex, timestamp
 from longseal.errors import (
     ConflictError,
     MalformedError,
     RefusedError,
     SettingsError,
+    TimestampError,
     VerificationError,
 )
 from longseal.seal.bundle import format_key_bundle, parse_key_bundle, verify_key_bundle
@@ -150,15 +152,23 @@ class Ceremony:
         found = self._read(_SIGNATURE)
         return base64.b64decode(found["sig"], validate=True)
 
-    def timestamp(self) -> dict[str, str]:
+    def timestamp(self, not_before: datetime | None = None) -> dict[str, str]:
         """Have the signature timestamped by a quorum of authorities, unless it is.
 
+        :param not_before: an earlier time would contradict the statement, and is not kept
         :returns: the authorities that did not answer well, with why
-        :raises TimestampError: the quorum was not reached
+        :raises TimestampError: the quorum was not reached, or ``not_before`` is still to come
         """
         if self._has(_TIMESTAMPS):
             return {}
         gathered = _gather(self._workspace, self.signature())
+        stamped = min(token.gen_time for token in gathered.tokens)
+        if not_before is not None and stamped < not_before:
+            raise TimestampError(
+                f"the authorities say that it is {timestamp(stamped)}, and {self.folder} was frozen"
+                f" by a clock that was ahead: correct the clock, and try again after"
+                f" {timestamp(not_before)}; it stays signed"
+            )
         try:
             self._workspace.store(self._key(_TIMESTAMPS), _tokens_document(gathered))
         except ConflictError:
@@ -169,15 +179,20 @@ class Ceremony:
         """Enter the signature in the transparency log, where the settings name one.
 
         :returns: whether there is an entry
+        :raises LogError: the log did not answer well
+        :raises VerificationError: its answer does not hold, and is not kept
         """
         rekor = self._workspace.settings.rekor
         if rekor is None:
             return False
         if not self._has(_ENTRY):
-            from longseal.seal.rekor import log_entry
+            from longseal.seal.rekor import log_entry, verify_entry
 
             digest = bytes.fromhex(sha256_hex(pae(PAYLOAD_TYPE, self.statement())))
-            entry = log_entry(rekor.url, digest, self.signature(), self._public_key())
+            proven = (digest, self.signature(), self._public_key())
+            entry = log_entry(rekor.url, *proven)
+            # What is kept is never asked for again: a proof that does not hold must not be.
+            verify_entry(entry, *proven, log_key(self._workspace), rekor.origin)
             try:
                 self._workspace.store(self._key(_ENTRY), canonical_json(entry))
             except ConflictError:

@@ -30,7 +30,7 @@ from longseal.archive.holds import Holds
 from longseal.archive.leaf import Leaf
 from longseal.archive.pack import Evidence, load_pack
 from longseal.archive.records import Place, Record, newest_records, not_archived
-from longseal.canonical import canonical_json, digest_of, sha256_hex, timestamp
+from longseal.canonical import canonical_json, digest_of, parse_timestamp, sha256_hex, timestamp
 from longseal.catalog.models import Seal
 from longseal.errors import RefusedError, RetryableError, VerificationError
 from longseal.seal.ceremony import (
@@ -48,7 +48,7 @@ from longseal.seal.checkpoint import (
     verifier_key,
 )
 from longseal.seal.contents import Contents
-from longseal.seal.organisation import key_set, organisation_key
+from longseal.seal.organisation import key_set, organisation_key, start_of_day
 from longseal.seal.period import Period
 from longseal.seal.published import (
     SEAL,
@@ -112,19 +112,24 @@ class Reseal:
             self._note_sealed(self.sealed)
             return self._summary()
         if self._claimed() is None:
+            # Which place is free is found out before what to put there: where another run claims it
+            # meanwhile, or even publishes it, that claim stands.
+            folder = self._next_folder()
             judgement.apply(self._workspace)
             statement = self._compose()
-            folder = self._next_folder()
-            Ceremony(self._workspace, folder).claim(statement)
-            self._workspace.note(
-                "seal.claimed",
-                {
-                    "folder": folder,
-                    "period": self.period.name,
-                    "statement": digest_of(statement),
-                },
-            )
-        self.__dict__.pop("ceremony", None)
+            if Ceremony(self._workspace, folder).claim(statement) == statement:
+                self._workspace.note(
+                    "seal.claimed",
+                    {
+                        "folder": folder,
+                        "period": self.period.name,
+                        "statement": digest_of(statement),
+                    },
+                )
+        for found in ("ceremony", "sealed", "_published"):
+            self.__dict__.pop(found, None)
+        if self.sealed is None and self._claimed() is None:
+            raise RetryableError("another run came first with another period: try again")
         return self._summary()
 
     def _claimed(self) -> Ceremony | None:
@@ -379,8 +384,15 @@ class Reseal:
         return {**self._summary(), "key_operations": self.ceremony.sign()}
 
     def timestamp(self) -> dict[str, Any]:
-        """Have the signature timestamped by the quorum."""
-        silent = {} if self.sealed is not None else self.ceremony.timestamp()
+        """Have the signature timestamped by the quorum.
+
+        :raises TimestampError: too few authorities answered well, or the seal was frozen by a clock
+            that was ahead: its time must come first
+        """
+        silent = {}
+        if self.sealed is None:
+            made = parse_timestamp(Statement.parse(self.ceremony.statement()).predicate["sealedAt"])
+            silent = self.ceremony.timestamp(start_of_day(made))
         return {**self._summary(), "silent_authorities": silent}
 
     def log(self) -> dict[str, Any]:
