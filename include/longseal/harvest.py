@@ -650,7 +650,7 @@ class Collector:
             for (name, until), members in sorted(groups.items(), key=lambda group: group[0])
         ]
         # All at once: an attachment whose layers go into two packs is known only with both.
-        claimed = self._workspace.catalog.claim_packs(
+        self._workspace.catalog.claim_packs(
             [
                 {
                     "digest": pack.digest,
@@ -671,7 +671,8 @@ class Collector:
             ],
         )
         for _, until, pack, _ in packs:
-            if pack.digest not in claimed:
+            # Just before it is written: what the archive takes, it may have to keep for years.
+            if not self._workspace.catalog.holds_claim(pack.digest):
                 continue
             store_pack(self._workspace.archive, pack, until)
             self._workspace.catalog.mark_stored(pack.digest)

@@ -202,15 +202,12 @@ class Catalog:
 
     def claim_packs(
         self, packs: Sequence[dict[str, Any]], evidence: Sequence[dict[str, Any]]
-    ) -> set[str]:
+    ) -> None:
         """Note what packs will hold, before they are written; columns of both tables.
 
         Evidence whose pack is stored keeps its place; evidence of a claim that never came to be
         moves over. So two harvests of one registry at once do no harm: they take rows in one order.
-
-        :returns: the packs that are worth writing: of the others, another harvest was faster
         """
-        digests = {str(pack["digest"]) for pack in packs}
         lost = select(Pack.digest).where(Pack.state == "claimed")
         statement = self._insert(Evidence)
         moved = {name: statement.excluded[name] for name in evidence[0] if name not in _PLACE}
@@ -225,13 +222,20 @@ class Catalog:
                 ),
                 sorted(evidence, key=lambda row: [str(row[name]) for name in _PLACE]),
             )
-            named = set(
-                session.scalars(select(Evidence.pack).where(Evidence.pack.in_(digests)).distinct())
-            )
+
+    def holds_claim(self, digest: str) -> bool:
+        """Whether a claimed pack still has evidence, and is worth writing.
+
+        Where another harvest has all of it, the claim is given up.
+        """
+        named = select(Evidence.pack).where(Evidence.pack == digest)
+        with self.session() as session:
+            if session.scalars(named.limit(1)).first() is not None:
+                return True
             session.execute(
-                delete(Pack).where(Pack.digest.in_(digests - named), Pack.state == "claimed")
+                delete(Pack).where(Pack.digest == digest, Pack.state == "claimed", ~named.exists())
             )
-        return named
+        return False
 
     def mark_stored(self, digest: str) -> None:
         """The archive has this pack."""

@@ -29,6 +29,7 @@ from longseal.archive.leaf import Leaf
 from longseal.archive.pack import MAX_PACK_BYTES, load_pack, pack_key
 from longseal.archive.records import newest_records
 from longseal.canonical import MAX_JSON_BYTES, digest_of, parse_object
+from longseal.catalog.catalog import Catalog
 from longseal.catalog.models import Seal
 from longseal.errors import RetryableError, SettingsError
 from longseal.harvest import (
@@ -1002,6 +1003,30 @@ def test_harvests_at_once_do_no_harm(
     assert evidence(workspace) == undisturbed.evidence
     assert_safe(workspace)
     assert harvest_all(workspace).packs == []
+
+
+def test_a_claim_that_another_harvest_took_over_before_the_pack_is_written_leaves_no_pack(
+    crowd: Place, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the archive takes, it may have to keep for years: nothing may lie there unnamed."""
+    claim = Catalog.claim_packs
+    overtaken = 0
+
+    def slow(self: Catalog, packs: Any, rows: Any) -> None:
+        nonlocal overtaken
+        claim(self, packs, rows)
+        overtaken += 1
+        if overtaken == 1:
+            assert start_command(crowd).wait() == 1
+
+    monkeypatch.setattr(Catalog, "claim_packs", slow)
+    crowd.harvest()
+    workspace = crowd.open(hours=2)
+    assert evidence(workspace) == undisturbed.evidence
+    assert_safe(workspace)
+    named = {row.pack for row in workspace.catalog.evidence()}
+    written = {path for path in crowd.archived() if path.endswith(".zip")}
+    assert written == {f"archive/{pack_key(digest)}" for digest in named}
 
 
 def _die(cases: Any) -> None:
