@@ -230,11 +230,15 @@ class FileSignerSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimestampSettings:
-    """:param retired: asked no more; what it stamped still counts"""
+    """
+    :param retired: asked no more; what it stamped still counts
+    :param revocation: whether what its certificates name is fetched and archived: CRLs, OCSP
+    """
 
     url: str
     certificates: Path
     retired: bool = False
+    revocation: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -758,6 +762,7 @@ def _build(document: _Document) -> Settings:
                 url=item["url"],
                 certificates=folder / item["certificates"],
                 retired=item.get("retired", False),
+                revocation=item.get("revocation", True),
             )
             for item in value["timestamps"]
         ),

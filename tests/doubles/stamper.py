@@ -11,6 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 _SHA256 = ec.ECDSA(hashes.SHA256())
@@ -20,10 +21,12 @@ _SHA256 = ec.ECDSA(hashes.SHA256())
 class Stamper:
     """The key of a timestamp authority.
 
+    :param root_key: the root's
     :param chain: its certificate, and the root that issued it
     """
 
     key: ec.EllipticCurvePrivateKey
+    root_key: ec.EllipticCurvePrivateKey
     chain: tuple[x509.Certificate, x509.Certificate]
 
     @classmethod
@@ -69,8 +72,44 @@ class Stamper:
         for extension in extensions:
             leaf = leaf.add_extension(extension, critical=False)
         return cls(
-            key, (leaf.sign(root_key, hashes.SHA256()), root.sign(root_key, hashes.SHA256()))
+            key,
+            root_key,
+            (leaf.sign(root_key, hashes.SHA256()), root.sign(root_key, hashes.SHA256())),
         )
+
+    def crl(self, at: datetime, revoked: datetime | None = None) -> bytes:
+        """The root's list of revoked certificates, with the stamping one where that is revoked."""
+        leaf, root = self.chain
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(root.subject)
+            .last_update(at)
+            .next_update(at + timedelta(days=7))
+        )
+        if revoked is not None:
+            builder = builder.add_revoked_certificate(
+                x509.RevokedCertificateBuilder()
+                .serial_number(leaf.serial_number)
+                .revocation_date(revoked)
+                .build()
+            )
+        return builder.sign(self.root_key, hashes.SHA256()).public_bytes(Encoding.DER)
+
+    def ocsp(self, at: datetime, revoked: datetime | None = None) -> bytes:
+        """The root's OCSP answer for the stamping certificate."""
+        leaf, root = self.chain
+        builder = ocsp.OCSPResponseBuilder().add_response(
+            cert=leaf,
+            issuer=root,
+            algorithm=hashes.SHA256(),
+            cert_status=ocsp.OCSPCertStatus.REVOKED if revoked else ocsp.OCSPCertStatus.GOOD,
+            this_update=at,
+            next_update=None,
+            revocation_time=revoked,
+            revocation_reason=None,
+        )
+        builder = builder.responder_id(ocsp.OCSPResponderEncoding.HASH, root)
+        return builder.sign(self.root_key, hashes.SHA256()).public_bytes(Encoding.DER)
 
     def stamp(self, data: bytes, at: datetime) -> bytes:
         """A TimeStampResp for ``data``, without certificates."""

@@ -5,6 +5,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +13,7 @@ from typing import Literal, Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import AuthorityInformationAccessOID
 from tests.doubles.stamper import Stamper
 
 Mode = Literal[
@@ -55,7 +57,7 @@ class TimestampAuthorityDouble:
     :param with_chain: put the root into each token too, which some clients cannot read
     :param clock: gives the time that it stamps, in place of the machine's; then the tokens are made
         here and not by openssl, which knows no other time
-    :param extensions: more of the timestamping certificate
+    :param revocation: let the certificate say where its revocation is told, and tell it there
     """
 
     def __init__(
@@ -68,14 +70,19 @@ class TimestampAuthorityDouble:
         root_life: datetime.timedelta | None = None,
         with_chain: bool = False,
         clock: Callable[[], datetime.datetime] | None = None,
-        extensions: Sequence[x509.ExtensionType] = (),
+        revocation: bool = False,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.mode: Mode = "honest"
         self.delay = 1.0
         self.requests = 0
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/timestamp"
         self._clock = clock
+        self.revoked: datetime.datetime | None = None
+        extensions = self._told_at() if revocation else ()
         self._born = self._now().replace(microsecond=0) - age
         self._stampers = {
             "signer": self._new_key("signer", name, life, root_life, extensions),
@@ -93,9 +100,6 @@ class TimestampAuthorityDouble:
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._first: bytes | None = None
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/timestamp"
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
@@ -152,6 +156,16 @@ class TimestampAuthorityDouble:
             subprocess.run(argv, check=True, capture_output=True, timeout=30)
             return target.read_bytes()
 
+    def _told_at(self) -> Sequence[x509.ExtensionType]:
+        crl, ocsp = (
+            x509.UniformResourceIdentifier(f"{self.url}/{name}") for name in ("crl", "ocsp")
+        )
+        access = x509.AccessDescription(AuthorityInformationAccessOID.OCSP, ocsp)
+        return (
+            x509.CRLDistributionPoints([x509.DistributionPoint([crl], None, None, None)]),
+            x509.AuthorityInformationAccess([access]),
+        )
+
     def _new_key(
         self,
         file: str,
@@ -171,8 +185,22 @@ class TimestampAuthorityDouble:
         double = self
 
         class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                if double.mode == "down":
+                    self._send(503, b"try later")
+                elif double.mode == "garbage":
+                    self._send(200, b"<html>captive portal</html>")
+                else:
+                    if double.mode == "slow":
+                        time.sleep(double.delay)
+                    self._send(200, double._stampers["signer"].crl(double._now(), double.revoked))
+
             def do_POST(self) -> None:
                 query = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.path.endswith("/ocsp"):
+                    stamper = double._stampers["signer"]
+                    self._send(200, stamper.ocsp(double._now(), double.revoked))
+                    return
                 double.requests += 1
                 match "honest" if self.path.endswith("/elsewhere") else double.mode:
                     case "silent":
@@ -200,7 +228,8 @@ class TimestampAuthorityDouble:
                 self.send_header("Content-Type", "application/timestamp-reply")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                with suppress(BrokenPipeError):
+                    self.wfile.write(body)
 
             def _drip(self) -> None:
                 self.send_response(200)

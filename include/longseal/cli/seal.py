@@ -70,7 +70,8 @@ def _reseal(arguments: argparse.Namespace) -> int:
     reseal.freeze()
     reseal.recheck()
     operations = reseal.sign()["key_operations"]
-    silent = reseal.timestamp()["silent_authorities"]
+    stamped = reseal.timestamp()
+    silent, told = stamped["silent_authorities"], stamped["revocation"]
     reseal.log()
     reseal.check()
     document = reseal.publish()
@@ -83,6 +84,7 @@ def _reseal(arguments: argparse.Namespace) -> int:
         "attached": attached["attached"],
         "failed": attached["failed"],
         "silent_authorities": silent,
+        "revocation": told,
     }
     due = 0
     if arguments.renew:
@@ -90,7 +92,8 @@ def _reseal(arguments: argparse.Namespace) -> int:
         due = sum(one.due(workspace.now()) for one in found)
         document |= {"until": timestamp(min(one.end for one in found).at), "due": due}
     show(arguments, "Seal", document, document)
-    return FINDINGS if attached["failed"] or silent or due else DONE
+    revoked = told.get("revoked")
+    return FINDINGS if attached["failed"] or silent or revoked or due else DONE
 
 
 def _forecast(arguments: argparse.Namespace, workspace: Workspace) -> int:

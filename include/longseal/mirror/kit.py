@@ -32,6 +32,7 @@ from longseal.seal.published import (
     published,
     seal_folder,
 )
+from longseal.seal.revocation import REVOCATION
 from longseal.seal.statement import Statement, Subject
 from longseal.settings import SiteSettings
 from longseal.workspace import Workspace
@@ -182,6 +183,8 @@ def _files(workspace: Workspace) -> dict[str, bytes]:
         files[f"{folder}/{SEAL}"] = seal.bundle
         for name in (TRUSTED_ROOT, "renewal.sha512", "renewal.tokens.json"):
             files[f"{folder}/{name}"] = workspace.archive.get(f"{folder}/{name}")
+        told = workspace.archive.keys(f"{folder}/{REVOCATION}/")
+        files |= {name: workspace.archive.get(name) for name in told}
         for name, digest in seal.files().items():
             files[f"{folder}/{name}"] = workspace.kept(digest)
     return files

@@ -283,6 +283,8 @@ def _checked_seal(
     tokens = parse_tokens(read("renewal.tokens.json"), f"{folder}/renewal.tokens.json")
     verify_quorum(tokens, read("renewal.sha512"), authorities, quorum)
     _require_named(files, seal, "sha512", f"{folder}/renewal.sha512")
+    own_root = f"{seal_folder(seal.sequence)}/{TRUSTED_ROOT}"
+    _require_line(files, read(TRUSTED_ROOT), own_root, "sha512", f"{folder}/renewal.sha512")
     bundle = parse_key_bundle(seal.bundle)
     good = verify_quorum(bundle.timestamps, bundle.signature, authorities, quorum)
     return _Checked(seal, keyid(anchors.key), stamped, good)
@@ -291,10 +293,16 @@ def _checked_seal(
 def _require_named(
     files: Mapping[str, bytes], seal: Published, algorithm: str, listing: str
 ) -> None:
-    digest = hashlib.new(algorithm, seal.bundle).hexdigest()
-    line = f"{digest}  {seal_folder(seal.sequence)}/{SEAL}".encode()
+    name = f"{seal_folder(seal.sequence)}/{SEAL}"
+    _require_line(files, seal.bundle, name, algorithm, listing)
+
+
+def _require_line(
+    files: Mapping[str, bytes], data: bytes, name: str, algorithm: str, listing: str
+) -> None:
+    line = f"{hashlib.new(algorithm, data).hexdigest()}  {name}".encode()
     if line not in files.get(listing, b"").splitlines():
-        raise VerificationError(f"{listing} does not have seal {seal.sequence}")
+        raise VerificationError(f"{listing} does not have {name}")
 
 
 def _included(files: Mapping[str, bytes], seal: Published) -> Leaf:

@@ -8,6 +8,7 @@ Layout of the archive, below ``seals/<sequence, 6 digits>/``:
 ``<attempt>/``                 the ceremony of one attempt; ``void.json`` where recheck refused it
 ``seal.sigstore.json``         the published seal
 ``seal-trusted-root.json``     what its timestamps and log entry are verified against
+``revocation/``                what was told of its authorities' certificates
 ``renewal.sha512``             the key-free list of all seals, ``renewal.tokens.json`` its times
 ``images/<number>/``           the ceremony of each image statement
 
@@ -60,6 +61,7 @@ from longseal.seal.published import (
     read_lines,
     seal_folder,
 )
+from longseal.seal.revocation import REVOCATION, keep_revocation
 from longseal.seal.statement import Statement, Subject
 from longseal.seal.tree import Tree, leaf_hash
 from longseal.trust import vouched
@@ -384,16 +386,17 @@ class Reseal:
         return {**self._summary(), "key_operations": self.ceremony.sign()}
 
     def timestamp(self) -> dict[str, Any]:
-        """Have the signature timestamped by the quorum.
+        """Have the signature timestamped by the quorum, and ask about its authorities.
 
         :raises TimestampError: too few authorities answered well, or the seal was frozen by a clock
             that was ahead: its time must come first
         """
-        silent = {}
-        if self.sealed is None:
-            made = parse_timestamp(Statement.parse(self.ceremony.statement()).predicate["sealedAt"])
-            silent = self.ceremony.timestamp(start_of_day(made))
-        return {**self._summary(), "silent_authorities": silent}
+        if self.sealed is not None:
+            return {**self._summary(), "silent_authorities": {}, "revocation": {}}
+        made = parse_timestamp(Statement.parse(self.ceremony.statement()).predicate["sealedAt"])
+        silent = self.ceremony.timestamp(start_of_day(made))
+        told = keep_revocation(self._workspace, self.ceremony.folder.rpartition("/")[0])
+        return {**self._summary(), "silent_authorities": silent, "revocation": told}
 
     def log(self) -> dict[str, Any]:
         """Enter the signature in the transparency log, where the settings name one."""
@@ -468,7 +471,7 @@ def renew(workspace: Workspace, seal: Published) -> None:
     key, tokens = _renewal(seal)
     if workspace.archive.stat(key) is None:
         upto = [one for one in published(workspace) if one.sequence <= seal.sequence]
-        workspace.store(key, _sums("sha512", _seal_files(upto)))
+        workspace.store(key, _sums("sha512", _renewed(workspace, upto)))
     timestamp_file(workspace, key, tokens)
 
 
@@ -485,9 +488,20 @@ def check_renewal(workspace: Workspace, upto: Sequence[Published]) -> None:
             " finishes it"
         )
     listed = workspace.archive.get(key)
-    if listed != _sums("sha512", _seal_files(upto)):
-        raise VerificationError(f"{key} does not have the seals that are in the archive")
+    if listed != _sums("sha512", _renewed(workspace, upto)):
+        raise VerificationError(f"{key} is not of the seals and authorities in the archive")
     require_quorum(workspace, read_tokens(workspace, tokens), listed)
+
+
+def _renewed(workspace: Workspace, seals: Iterable[Published]) -> dict[str, bytes]:
+    """What the key-free list has: each seal, its authorities, and what was told of these."""
+    files: dict[str, bytes] = {}
+    for name, data in _seal_files(seals).items():
+        folder = name.removesuffix(SEAL)
+        told = sorted(workspace.archive.keys(f"{folder}{REVOCATION}/"))
+        files |= {one: workspace.archive.get(one) for one in (f"{folder}{TRUSTED_ROOT}", *told)}
+        files[name] = data
+    return files
 
 
 def _renewal(seal: Published) -> tuple[str, str]:

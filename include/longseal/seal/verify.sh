@@ -114,9 +114,10 @@ seal() { # FOLDER [THEN]: check the seal in it, whose timestamps must still have
     tokens "$1/renewal.tokens.json" "$work/tokens.d"
     stamped "$1/renewal.sha512" "$work/tokens.d" "$1/tsa"
     named "$bundle" "$1/renewal.sha512"
+    named "$1/seal-trusted-root.json" "$1/renewal.sha512"
 }
-named() { # BUNDLE LIST: the list has the bundle
-    grep -q "^$(sum512 "$1")  seals/[0-9]*/seal.sigstore.json\$" "$2" || fail "$2 does not have $1"
+named() { # FILE LIST: the list has the seal's file
+    grep -q "^$(sum512 "$1")  seals/[0-9]*/${1##*/}\$" "$2" || fail "$2 does not have $1"
 }
 covered() { # the key set $work/key-set has $keyid, and its window has the time $first in it
     at=$(date -u -d "@$signed" +%Y-%m-%dT%H:%M:%SZ)

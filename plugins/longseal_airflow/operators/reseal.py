@@ -96,7 +96,8 @@ class LongsealSignOperator(LongsealResealOperator):
 class LongsealTimestampOperator(LongsealResealOperator):
     """Have the signature timestamped by a quorum. Retried: too few authorities answered well.
 
-    Returns ``silent_authorities`` besides, with what each said.
+    Returns ``silent_authorities`` besides, with what each said, and ``revocation``: how many lists
+    and answers about their certificates are ``kept``, what ``failed``, and what is ``revoked``.
     """
 
     def step(self, workspace: Workspace, reseal: Reseal) -> dict[str, Any]:

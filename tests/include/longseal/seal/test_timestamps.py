@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
-from tests.doubles.timestamp_authority import TimestampAuthorityDouble
+from tests.doubles.timestamp_authority import Mode, TimestampAuthorityDouble
 
 from longseal.errors import MalformedError, SettingsError, TimestampError, VerificationError
 from longseal.seal import timestamps
@@ -174,13 +174,42 @@ def test_the_quorum_holds_without_the_one_that_is_down(
     assert "answered 503" in reason
 
 
-def test_the_quorum_holds_without_the_one_that_lies(
-    tsa: TimestampAuthorityDouble, other: TimestampAuthorityDouble
+@pytest.mark.parametrize(
+    ("mode", "why"),
+    [
+        ("other-digest", "Mismatch between messages"),
+        ("other-key", "does not hold"),
+        ("rejection", "does not hold"),
+        ("unsorted", "InvalidSetOrdering"),
+        ("trailing", "ExtraData"),
+        ("garbage", "expected an RFC 3161 response"),
+        ("silent", "did not answer"),
+        ("slow", "did not answer"),
+        ("endless", "did not finish its answer"),
+    ],
+)
+def test_the_quorum_holds_without_the_one_that_lies_or_is_slow(
+    tsa: TimestampAuthorityDouble,
+    other: TimestampAuthorityDouble,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: Mode,
+    why: str,
 ) -> None:
-    other.mode = "other-digest"
+    monkeypatch.setattr(timestamps, "TIMEOUT", 1.0)
+    other.mode, other.delay = mode, 3
     gathered = gather([trusted(other), trusted(tsa)], MESSAGE, 1, now())
-    assert len(gathered.tokens) == 1
-    assert "Mismatch between messages" in gathered.failures[0].reason
+    assert [each.authority.url for each in gathered.tokens] == [tsa.url]
+    assert why in gathered.failures[0].reason
+
+
+def test_the_quorum_holds_without_the_one_whose_chain_has_ended(
+    tsa: TimestampAuthorityDouble, tmp_path: Path
+) -> None:
+    day = timedelta(days=1)
+    with TimestampAuthorityDouble(tmp_path / "old", age=3 * day, life=day) as old:
+        gathered = gather([trusted(old), trusted(tsa)], MESSAGE, 1, now())
+    assert [each.authority.url for each in gathered.tokens] == [tsa.url]
+    assert [each.url for each in gathered.failures] == [old.url]
 
 
 def test_too_few_good_answers_name_each_that_failed(
