@@ -17,7 +17,7 @@ from longseal.seal.organisation import anchors_of, key_set
 from longseal.seal.proof import verify_chain, verify_seal
 from longseal.seal.published import SEAL, TRUSTED_ROOT, Published, published, seal_folder
 from longseal.seal.renewal import forecasts, require_time
-from longseal.seal.reseal import check_renewal
+from longseal.seal.reseal import check_renewals
 from longseal.verify.report import Report
 from longseal.workspace import Workspace
 
@@ -31,9 +31,10 @@ def audit(workspace: Workspace, share: float = 1.0) -> Report:
     report.attempt("ledger", lambda: _ledger(workspace))
     report.attempt("holds", lambda: _holds(workspace))
     seals = published(workspace)
-    for at, seal in enumerate(seals, 1):
-        report.attempt(f"seal {seal.sequence}", _seal_check(workspace, seals[:at]))
+    for seal in seals:
+        report.attempt(f"seal {seal.sequence}", _seal_check(workspace, seal))
     report.attempt("chain", lambda: _chain(seals))
+    report.attempt("lists", lambda: _lists(workspace, seals))
     report.attempt("renewal", lambda: require_time(forecasts(workspace), workspace.now()))
     report.attempt("packs", lambda: _packs(workspace, share))
     return report
@@ -59,9 +60,7 @@ def _holds(workspace: Workspace) -> str:
     return f"{len(register.all())} legal holds on record, {len(register.in_force())} in force"
 
 
-def _seal_check(workspace: Workspace, upto: Sequence[Published]) -> Callable[[], str]:
-    """The check of the last of these seals."""
-    seal = upto[-1]
+def _seal_check(workspace: Workspace, seal: Published) -> Callable[[], str]:
     folder = seal_folder(seal.sequence)
     files = seal.files()
 
@@ -77,7 +76,6 @@ def _seal_check(workspace: Workspace, upto: Sequence[Published]) -> Callable[[],
         known = authorities(workspace, retired=True)
         roots = frozenset(one.root_fingerprint for one in known)
         verify_seal(read, replace(anchors_of(workspace), timestamp_roots=roots))
-        check_renewal(workspace, upto)
         return f"{seal.period}: {seal.size} attestations, {len(files)} files"
 
     return check
@@ -86,6 +84,11 @@ def _seal_check(workspace: Workspace, upto: Sequence[Published]) -> Callable[[],
 def _chain(seals: list[Published]) -> str:
     verify_chain(seals)
     return f"{len(seals)} seals follow each other"
+
+
+def _lists(workspace: Workspace, seals: list[Published]) -> str:
+    check_renewals(workspace, seals)
+    return f"{len(seals)} key-free lists, each timestamped by the quorum"
 
 
 def _packs(workspace: Workspace, share: float) -> str:

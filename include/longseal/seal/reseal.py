@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -475,33 +475,35 @@ def renew(workspace: Workspace, seal: Published) -> None:
     timestamp_file(workspace, key, tokens)
 
 
-def check_renewal(workspace: Workspace, upto: Sequence[Published]) -> None:
-    """Check the key-free list that came with the last of these seals, and its timestamps.
+def check_renewals(workspace: Workspace, seals: Iterable[Published]) -> None:
+    """Check the key-free list that came with each seal, and its timestamps.
 
-    :param upto: all seals up to it
-    :raises VerificationError: it is not there, has other seals, or too few authorities stamped it
+    :param seals: all of them, oldest first
+    :raises VerificationError: naming the list that is missing, is of other files, or was stamped by
+        too few authorities
     """
-    key, tokens = _renewal(upto[-1])
-    if any(workspace.archive.stat(one) is None for one in (key, tokens)):
-        raise VerificationError(
-            f"{key} is not there, or not timestamped: longseal reseal --period {upto[-1].period}"
-            " finishes it"
-        )
-    listed = workspace.archive.get(key)
-    if listed != _sums("sha512", _renewed(workspace, upto)):
-        raise VerificationError(f"{key} is not of the seals and authorities in the archive")
-    require_quorum(workspace, read_tokens(workspace, tokens), listed)
+    expected = b""
+    for seal in seals:
+        key, tokens = _renewal(seal)
+        if any(workspace.archive.stat(one) is None for one in (key, tokens)):
+            raise VerificationError(
+                f"{key} is not there, or not timestamped: longseal reseal --period {seal.period}"
+                " finishes it"
+            )
+        expected += _sums("sha512", _renewed(workspace, [seal]))
+        if workspace.archive.get(key) != expected:
+            raise VerificationError(f"{key} is not of the seals and authorities in the archive")
+        require_quorum(workspace, read_tokens(workspace, tokens), expected)
 
 
-def _renewed(workspace: Workspace, seals: Iterable[Published]) -> dict[str, bytes]:
+def _renewed(workspace: Workspace, seals: Iterable[Published]) -> Iterator[tuple[str, bytes]]:
     """What the key-free list has: each seal, its authorities, and what was told of these."""
-    files: dict[str, bytes] = {}
-    for name, data in _seal_files(seals).items():
-        folder = name.removesuffix(SEAL)
-        told = sorted(workspace.archive.keys(f"{folder}{REVOCATION}/"))
-        files |= {one: workspace.archive.get(one) for one in (f"{folder}{TRUSTED_ROOT}", *told)}
-        files[name] = data
-    return files
+    for seal in seals:
+        folder = seal_folder(seal.sequence)
+        told = sorted(workspace.archive.keys(f"{folder}/{REVOCATION}/"))
+        for name in (f"{folder}/{TRUSTED_ROOT}", *told):
+            yield name, workspace.archive.get(name)
+        yield f"{folder}/{SEAL}", seal.bundle
 
 
 def _renewal(seal: Published) -> tuple[str, str]:
