@@ -5,13 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
-from tests.chain import AUTHORITY_CHANGED, KEY_ROTATED, MONTHS, QUORUM, Chain
+from tests.chain import AUTHORITY_CHANGED, KEY_ROTATED, MONTHS, QUORUM, Chain, chain_of
 from tests.lab.tools import tool
 from tests.proven import Proven
 
@@ -41,6 +41,13 @@ SHOWN = [
     30,
 ]
 """The months whose attestations are proven, the first and the last among them."""
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+    """Thirty months of seals, for tests that only read them."""
+    with chain_of(tmp_path_factory.mktemp("chain")) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
