@@ -670,11 +670,11 @@ class Collector:
                 for item in members
             ],
         )
-        for _, until, pack, _ in packs:
+        for name, until, pack, _ in packs:
             # Just before it is written: what the archive takes, it may have to keep for years.
             if not self._workspace.catalog.holds_claim(pack.digest):
                 continue
-            store_pack(self._workspace.archive, pack, until)
+            store_pack(self._workspace.archive, pack, until, name)
             self._workspace.catalog.mark_stored(pack.digest)
             self.result.packs.append(pack.digest)
 

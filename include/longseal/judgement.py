@@ -360,7 +360,7 @@ def supersede(
         until = max(promised, first)
         pack = write_pack(replace(evidence[one.row], leaf=one.after) for one in members)
         workspace.catalog.claim_pack(_pack_row(pack, name, until, now))
-        store_pack(workspace.archive, pack, until)
+        store_pack(workspace.archive, pack, until, name)
         workspace.catalog.supersede(
             pack.digest,
             [

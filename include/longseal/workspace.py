@@ -12,7 +12,7 @@ from threading import Lock
 from typing import Final, Protocol
 
 from longseal.archive.interface import Archive
-from longseal.audit.ledger import Ledger
+from longseal.audit.ledger import Entry, Ledger
 from longseal.canonical import digest_of, hex_of
 from longseal.catalog.catalog import Catalog
 from longseal.errors import MalformedError, SettingsError
@@ -128,9 +128,9 @@ class Workspace:
         now = self.now()
         return Ledger(self.archive, SEALS_KEPT.after(now) - now)
 
-    def note(self, action: str, details: Mapping[str, object]) -> None:
+    def note(self, action: str, details: Mapping[str, object]) -> Entry:
         """Write an action into the ledger."""
-        self.ledger.append(action, details, self.now(), self.actor)
+        return self.ledger.append(action, details, self.now(), self.actor)
 
     # -- registries --------------------------------------------------------------------------
 

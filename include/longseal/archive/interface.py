@@ -18,6 +18,7 @@ class Stored:
     :param version: the store's version id, where it has versions
     :param retain_until: until when the store refuses deletion; None where nothing is promised
     :param fresh: True where this very call wrote the object
+    :param cold: True where it has to be asked for, and waited for, before it can be read
     """
 
     key: str
@@ -26,6 +27,7 @@ class Stored:
     version: str | None = None
     retain_until: datetime | None = None
     fresh: bool = False
+    cold: bool = False
 
 
 @dataclass(frozen=True, slots=True)

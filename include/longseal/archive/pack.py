@@ -12,6 +12,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
@@ -19,8 +20,17 @@ from typing import Final
 
 from longseal.archive.interface import Archive, Stored
 from longseal.archive.leaf import Leaf
-from longseal.canonical import digest_of, digest_set, hex_of, sha256_hex
-from longseal.errors import MalformedError, RefusedError, VerificationError
+from longseal.canonical import (
+    canonical_json,
+    digest_of,
+    digest_set,
+    hex_of,
+    parse_object,
+    parse_timestamp,
+    sha256_hex,
+    timestamp,
+)
+from longseal.errors import ConflictError, MalformedError, RefusedError, VerificationError
 
 MAX_PACK_BYTES: Final = 256 * 1024 * 1024
 """Largest pack, in bytes: packs are held in memory whole."""
@@ -28,6 +38,9 @@ MAX_PACK_BYTES: Final = 256 * 1024 * 1024
 MAX_MEMBERS: Final = 65_534
 """Most members of a pack: a ZIP needs its 64-bit extension beyond."""
 
+MAX_LABEL_BYTES: Final = 4096
+
+_PACK = re.compile(r"packs/sha256/([0-9a-f]{64})\.zip").fullmatch
 _MEMBER = re.compile(r"leaves\.jsonl|(?:blobs|manifests)/sha256/[0-9a-f]{64}")
 _LOCAL = struct.Struct("<4s5H3L2H")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
@@ -81,9 +94,44 @@ def pack_key(digest: str) -> str:
     return f"packs/sha256/{hex_of(digest)}.zip"
 
 
+def label_key(digest: str) -> str:
+    """Where the label of the pack with ``digest`` is archived."""
+    return f"packs/sha256/{hex_of(digest)}.json"
+
+
 def index_key(digest: str) -> str:
     """Where the index of the pack with ``digest`` is archived."""
     return f"packs/sha256/{hex_of(digest)}.parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What was decided of a pack before it was written, and its bytes do not say.
+
+    :param evidence_class: of the settings' retention, and the verdict: ``default.verified``
+    :param retain_until: as promised then
+    """
+
+    evidence_class: str
+    retain_until: datetime
+
+    def format(self) -> bytes:
+        """RFC 8785 JSON."""
+        return canonical_json(
+            {"class": self.evidence_class, "retainUntil": timestamp(self.retain_until)}
+        )
+
+    @classmethod
+    def parse(cls, data: bytes) -> Label:
+        """The label that ``data`` spells.
+
+        :raises MalformedError: it is none
+        """
+        found = parse_object(data, "a pack's label", MAX_LABEL_BYTES)
+        name, until = found.get("class"), found.get("retainUntil")
+        if not isinstance(name, str) or not isinstance(until, str):
+            raise MalformedError("a pack's label names no class, or no date")
+        return cls(name, parse_timestamp(until))
 
 
 def write_pack(evidence: Iterable[Evidence]) -> Pack:
@@ -145,12 +193,25 @@ def read_pack(data: bytes) -> tuple[Evidence, ...]:
     )
 
 
-def store_pack(archive: Archive, pack: Pack, retain_until: datetime | None = None) -> Stored:
+def store_pack(
+    archive: Archive,
+    pack: Pack,
+    retain_until: datetime | None = None,
+    evidence_class: str | None = None,
+) -> Stored:
     """Archive a pack, then its index: a crash between leaves a pack that :func:`store_index` mends.
+
+    Its label comes first, so that no pack is without the class and date that were promised.
 
     An index that is there already stays: another version of the Parquet library may have written
     it, with other bytes and the same rows.
     """
+    key = label_key(pack.digest)
+    if retain_until is not None and evidence_class is not None and archive.stat(key) is None:
+        # The same pack from another day may be promised another date: the first label stands, and
+        # the pack's own lock is what grows.
+        with suppress(ConflictError):
+            archive.put(key, Label(evidence_class, retain_until).format(), retain_until)
     stored = archive.put(pack_key(pack.digest), pack.data, retain_until)
     if archive.stat(index_key(pack.digest)) is None:
         archive.put(index_key(pack.digest), pack.index, retain_until)
@@ -165,6 +226,18 @@ def store_index(archive: Archive, digest: str, retain_until: datetime | None = N
     if archive.stat(index_key(digest)) is None:
         leaves = [item.leaf for item in load_pack(archive, digest)]
         archive.put(index_key(digest), _index(leaves), retain_until)
+
+
+def pack_label(archive: Archive, digest: str) -> Label | None:
+    """The label of an archived pack; None of one that was archived without."""
+    if archive.stat(label_key(digest)) is None:
+        return None
+    return Label.parse(archive.get(label_key(digest), MAX_LABEL_BYTES))
+
+
+def packs_in(archive: Archive) -> list[str]:
+    """The digests of all packs that the archive has."""
+    return [f"sha256:{found[1]}" for key in archive.keys("packs/sha256/") if (found := _PACK(key))]
 
 
 def load_pack(archive: Archive, digest: str) -> tuple[Evidence, ...]:

@@ -15,7 +15,13 @@ from itertools import groupby
 from typing import Any, Final
 
 from longseal.archive.interface import Archive
-from longseal.canonical import canonical_json, parse_object, sha256_hex, timestamp
+from longseal.canonical import (
+    canonical_json,
+    parse_object,
+    parse_timestamp,
+    sha256_hex,
+    timestamp,
+)
 from longseal.errors import MalformedError, VerificationError
 
 PREFIX: Final = "records/"
@@ -42,6 +48,11 @@ class Record:
     place: Place
     state: str
     line: bytes
+
+    @property
+    def checked_at(self) -> datetime:
+        """When a search first ended so."""
+        return parse_timestamp(parse_object(self.line, "a record", MAX_FILE_BYTES)["checkedAt"])
 
     @classmethod
     def parse(cls, line: bytes) -> Record:
@@ -89,22 +100,30 @@ def _file(lines: list[bytes], checked_at: datetime) -> tuple[str, bytes]:
     return f"{PREFIX}{checked_at.astimezone(UTC):%Y%m%d%H%M%S}-{sha256_hex(data)}.jsonl", data
 
 
-def newest_records(archive: Archive, places: Collection[Place]) -> dict[Place, Record]:
+def newest_records(
+    archive: Archive, places: Collection[Place] | None = None
+) -> dict[Place, Record]:
     """The newest archived record of each of ``places`` that has one.
+
+    :param places: None for all that have one
 
     Of two from the same second, by two runs at once, the alarming one counts.
 
     :raises VerificationError: a file has other bytes than its name says
     """
-    missing = set(places)
+    missing = None if places is None else set(places)
     found: dict[Place, Record] = {}
     for _, keys in groupby(_newest_first(archive), key=lambda key: key[: len(PREFIX) + 14]):
-        if not missing:
+        if missing is not None and not missing:
             break
+        of_second: dict[Place, Record] = {}
         for record in (record for key in keys for record in _read(archive, key)):
-            if record.place in missing and (record.place not in found or record.alarming):
-                found[record.place] = record
-        missing -= found.keys()
+            wanted = record.place not in found if missing is None else record.place in missing
+            if wanted and (record.place not in of_second or record.alarming):
+                of_second[record.place] = record
+        found.update(of_second)
+        if missing is not None:
+            missing -= of_second.keys()
     return found
 
 

@@ -56,6 +56,9 @@ _TRIAL_LOCK: Final = timedelta(minutes=2)
 RESTORED_DAYS: Final = 7
 """How long a copy of what lies in a cold class stays readable."""
 
+_COLD: Final = ("GLACIER", "DEEP_ARCHIVE")
+"""Classes that are read by way of a copy; GLACIER_IR is read at once."""
+
 _ASK_AGAIN: Final = timedelta(hours=1)
 
 
@@ -219,7 +222,15 @@ class S3Archive:
             version = head.get("VersionId")
             digest = _whole_digest(head.get("ChecksumSHA256")) or self._hash(name, version)
         until = head.get("ObjectLockRetainUntilDate")
-        return Stored(key, head["ContentLength"], digest, version, until and until.astimezone(UTC))
+        return Stored(
+            key,
+            head["ContentLength"],
+            digest,
+            version,
+            until and until.astimezone(UTC),
+            cold=head.get("StorageClass") in _COLD
+            and 'ongoing-request="false"' not in head.get("Restore", ""),
+        )
 
     def hold(self, key: str, held: bool) -> None:
         """See :class:`~longseal.archive.interface.Archive`; without a lock, nothing is held."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -20,6 +21,7 @@ from sqlalchemy import (
     delete,
     event,
     func,
+    insert,
     inspect,
     make_url,
     or_,
@@ -51,6 +53,9 @@ HEAD: Final = "0004"
 _BATCH = 500
 _PLACE: Final = ("source", "repository", "image", "manifest", "bundle")
 """What makes a piece of evidence one."""
+
+_FROM_ARCHIVE: Final = (ImageStatement, Evidence, Seal, Pack, Image, Delivery)
+"""In the order in which they can be emptied."""
 
 Row = TypeVar("Row", bound=Base)
 Item = TypeVar("Item")
@@ -270,6 +275,45 @@ class Catalog:
                     select(Pack.digest).where(Pack.state == "claimed").order_by(Pack.digest)
                 )
             )
+
+    # -- made again from the archive ---------------------------------------------------------
+
+    @contextmanager
+    def replaced(self) -> Iterator[Callable[[type[Base], Iterable[dict[str, Any]]], None]]:
+        """Empty the tables that the archive gives, and fill them by calls: all of it, or nothing.
+
+        What a registry said stays: it is nowhere else, and costs requests only.
+        """
+        with self.session() as session:
+            for table in _FROM_ARCHIVE:
+                session.execute(delete(table))
+
+            def fill(table: type[Base], rows: Iterable[dict[str, Any]]) -> None:
+                rows = iter(rows)
+                while part := list(islice(rows, _BATCH)):
+                    session.execute(insert(table), part)
+
+            yield fill
+
+    def every(self, table: type[Row]) -> Iterator[Row]:
+        """All rows of a table, a few hundred at a time."""
+        with self.session() as session:
+            for row in session.scalars(select(table).execution_options(yield_per=_BATCH)):
+                session.expunge(row)
+                yield row
+
+    def adopt(self, pack: dict[str, Any], evidence: Sequence[dict[str, Any]]) -> int:
+        """Take in a stored pack that nobody claimed, and of its evidence what is not known.
+
+        :param evidence: columns of :class:`Evidence`
+        :returns: how many pieces were not known
+        """
+        with self.session() as session:
+            session.execute(self._insert(Pack).on_conflict_do_nothing(), [pack])
+            known = func.count(Evidence.id)
+            before = session.scalar(select(known)) or 0
+            session.execute(self._insert(Evidence).on_conflict_do_nothing(), list(evidence))
+            return (session.scalar(select(known)) or 0) - before
 
     # -- judging again -----------------------------------------------------------------------
 

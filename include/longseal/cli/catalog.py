@@ -5,19 +5,66 @@ from __future__ import annotations
 import argparse
 
 from longseal.cli.command import DONE, FINDINGS, Verbs, workspace_of
-from longseal.cli.output import show
+from longseal.cli.output import print_json, show, show_checks
+from longseal.errors import RefusedError
+from longseal.workspace import Workspace
 
 _ENFORCED = {True: "enforced", False: "NOT enforced", None: "not known"}
 
 
 def add(verbs: Verbs) -> None:
     archive = verbs.group("archive", "Where evidence is kept.")
-    archive.verb("check", _check, "Try what the archive's store enforces.")
+    check = archive.verb("check", _check, "Try what the archive's store enforces.")
+    check.add_argument(
+        "--deep",
+        action="store_true",
+        help="instead: read packs whole, and compare the catalog with one made from the archive",
+    )
+    check.add_argument(
+        "--share", type=share, default=0.1, help="share of the packs that --deep reads (0 to 1)"
+    )
+    check.add_argument(
+        "--adopt", action="store_true", help="with --deep: take in packs that nobody claimed"
+    )
+    catalog = verbs.group("catalog", "What is known; the archive has all of it.")
+    catalog.verb("rebuild", _rebuild, "Make the catalog again from the archive alone.")
+
+
+def share(text: str) -> float:
+    """A share, as an option has it."""
+    found = float(text)
+    if not 0 <= found <= 1:
+        raise ValueError(text)
+    return found
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    trials = list(workspace_of(arguments).archive.trials())
+    workspace = workspace_of(arguments)
+    if arguments.deep:
+        return _compare(arguments, workspace)
+    if arguments.adopt:
+        raise RefusedError("--adopt goes with --deep, which is not given")
+    trials = list(workspace.archive.trials())
     document = {one.rule: {"enforced": one.enforced, "found": one.found} for one in trials}
     rows = {one.rule: f"{_ENFORCED[one.enforced]}: {one.found}" for one in trials}
     show(arguments, "The archive's store", rows, document)
     return DONE if all(one.enforced for one in trials) else FINDINGS
+
+
+def _compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
+    from longseal.audit.comparison import compare
+
+    report = compare(workspace, arguments.share, arguments.adopt)
+    if arguments.json:
+        print_json(report.to_json())
+    else:
+        show_checks(report.to_json())
+    return report.exit_code
+
+
+def _rebuild(arguments: argparse.Namespace) -> int:
+    from longseal.rebuild import rebuild
+
+    document = rebuild(workspace_of(arguments)).to_json()
+    show(arguments, "Catalog", document, document)
+    return FINDINGS if document["failed"] else DONE

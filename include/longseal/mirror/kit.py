@@ -13,11 +13,12 @@ Files of the kit, below ``site/`` of a volume:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
+from longseal.audit.ledger import Entry
 from longseal.canonical import canonical_json, digest_of, parse_object, timestamp
 from longseal.catalog.models import Delivery
 from longseal.mirror.plan import Shipment
@@ -42,6 +43,9 @@ INVENTORY: Final = "inventory.json"
 INVENTORY_BUNDLE: Final = "inventory.sigstore.json"
 ORGANISATION_KEY: Final = "org.pub"
 KEY_SET: Final = "key-set.json"
+
+DELIVERED: Final = "mirror.delivered"
+"""The ledger's action of a kit that arrived whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,19 +124,40 @@ def note_delivery(workspace: Workspace, site: SiteSettings, kit: Kit, images: in
     before = workspace.catalog.deliveries(site.name)
     if before and before[-1].sequence == kit.sequence:
         return
+    # The ledger first: the catalog is made again from it.
+    noted = workspace.note(
+        DELIVERED,
+        {"site": site.name, "sequence": kit.sequence, "inventory": digest_of(kit.files[INVENTORY])},
+    )
     workspace.catalog.add_delivery(
         Delivery(
             site=site.name,
             sequence=kit.sequence,
             inventory=kit.content,
             images=images,
-            delivered_at=workspace.now(),
+            delivered_at=noted.at,
         )
     )
-    workspace.note(
-        "mirror.delivered",
-        {"site": site.name, "sequence": kit.sequence, "inventory": digest_of(kit.files[INVENTORY])},
-    )
+
+
+def deliveries(workspace: Workspace, entries: Iterable[Entry]) -> list[dict[str, Any]]:
+    """The deliveries that ledger ``entries`` tell of; columns of the catalog's table."""
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    for entry in entries:
+        if entry.action != DELIVERED:
+            continue
+        site, sequence = entry.details["site"], entry.details["sequence"]
+        inventory = parse_object(workspace.kept(entry.details["inventory"]), "an inventory")
+        row = {
+            "site": site,
+            "sequence": sequence,
+            "inventory": inventory["content"],
+            "images": len(inventory["images"]),
+            "delivered_at": entry.at,
+        }
+        # A run that was killed before the catalog had it noted it twice.
+        found[site, sequence] = row
+    return list(found.values())
 
 
 def _folder(site: SiteSettings, sequence: int) -> str:

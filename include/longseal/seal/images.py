@@ -7,15 +7,25 @@ never "admit", names no repository, and expires.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import groupby
 from typing import Any, Final
 
 from longseal.archive.leaf import Leaf
-from longseal.canonical import digest_of, hex_of, parse_object, timestamp
-from longseal.errors import RegistryError
+from longseal.canonical import (
+    canonical_json,
+    digest_of,
+    hex_of,
+    parse_object,
+    sha256_hex,
+    timestamp,
+)
+from longseal.catalog.models import ImageStatement
+from longseal.errors import RegistryError, VerificationError
 from longseal.registry.attach import attach, detach
 from longseal.registry.interface import Descriptor, Registry
 from longseal.seal.bundle import MEDIA_TYPE
@@ -28,6 +38,9 @@ from longseal.workspace import Workspace
 MAX_IMAGES: Final = 1_000
 KEPT: Final = 2
 """Statements that stay attached to one image; older ones live in the archive."""
+
+ATTACHED: Final = "image-statements/"
+_CHANGES = re.compile(r"image-statements/\d{14}-[0-9a-f]{64}\.jsonl")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -144,6 +157,7 @@ def attach_images(workspace: Workspace, seal: Published, workers: int = 16) -> d
                 failed[f"{result[0].repository}@{result[0].image}"] = result[1]
             else:
                 rows.append(result)
+    _archive_changes(workspace, rows, attached=True)
     workspace.catalog.add_image_statements(rows)
     removed = _take_off(workspace, {place.image for place in places})
     if rows or removed:
@@ -198,11 +212,55 @@ def _take_off(workspace: Workspace, images: set[str]) -> int:
     by_place: dict[Place, list[Any]] = {}
     for row in workspace.catalog.image_statements(images):
         by_place.setdefault(Place(row.source, row.repository, row.image), []).append(row)
-    removed = 0
+    removed: list[ImageStatement] = []
     for place, rows in by_place.items():
         for row in rows[:-KEPT]:
             registry = workspace.registry(place.registry)
             detach(registry, place.repository, place.image, row.manifest)
-            workspace.catalog.drop_image_statement(row.id)
-            removed += 1
-    return removed
+            removed.append(row)
+    names = ("seal", "source", "repository", "image", "bundle", "manifest")
+    _archive_changes(
+        workspace,
+        [{name: getattr(row, name) for name in names} for row in removed],
+        attached=False,
+    )
+    for row in removed:
+        workspace.catalog.drop_image_statement(row.id)
+    return len(removed)
+
+
+def _archive_changes(
+    workspace: Workspace, rows: Iterable[Mapping[str, Any]], attached: bool
+) -> None:
+    """What was attached or taken off: before the catalog, which is made again from it."""
+    lines = sorted(canonical_json({**row, "attached": attached}) + b"\n" for row in rows)
+    if lines:
+        data = b"".join(lines)
+        name = f"{workspace.now():%Y%m%d%H%M%S}-{sha256_hex(data)}.jsonl"
+        workspace.store(f"{ATTACHED}{name}", data)
+
+
+def attached_statements(workspace: Workspace) -> list[dict[str, Any]]:
+    """The image statements that are attached, by the archive; columns of the catalog's table.
+
+    :raises VerificationError: a file has other bytes than its name says
+    """
+    found: dict[tuple[object, ...], dict[str, Any]] = {}
+    keys = [key for key in workspace.archive.keys(ATTACHED) if _CHANGES.fullmatch(key)]
+    for _, group in groupby(keys, key=lambda key: key[: len(ATTACHED) + 14]):
+        changes = [change for key in group for change in _read_changes(workspace, key)]
+        # Of the same second, what was taken off was attached before.
+        for change in sorted(changes, key=lambda change: not change["attached"]):
+            key = tuple(change[name] for name in ("source", "repository", "image", "seal"))
+            if change.pop("attached"):
+                found[key] = change
+            else:
+                found.pop(key, None)
+    return list(found.values())
+
+
+def _read_changes(workspace: Workspace, key: str) -> list[dict[str, Any]]:
+    data = workspace.archive.get(key)
+    if sha256_hex(data) != key[-70:-6]:
+        raise VerificationError(f"{key} has other bytes, with SHA-256 {sha256_hex(data)}")
+    return [parse_object(line, "an attached image statement") for line in data.splitlines()]

@@ -444,7 +444,7 @@ class Reseal:
                 digest=seal.digest,
                 root=seal.root,
                 size=seal.size,
-                sealed_at=self._workspace.now(),
+                sealed_at=seal.sealed_at,
             ),
             [leaf_hash(line).hex() for line in lines],
         )

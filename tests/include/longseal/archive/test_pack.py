@@ -16,9 +16,13 @@ from longseal.archive.interface import Archive
 from longseal.archive.leaf import Leaf
 from longseal.archive.pack import (
     Evidence,
+    Label,
     index_key,
+    label_key,
     load_pack,
     pack_key,
+    pack_label,
+    packs_in,
     read_pack,
     store_index,
     store_pack,
@@ -335,6 +339,31 @@ def test_a_pack_is_stored_with_its_index_and_loaded_by_digest(
         found = archive.stat(key)
         assert found is not None
         assert found.retain_until == until
+
+
+def test_a_pack_has_the_label_that_it_was_first_given(
+    archive: Archive, evidence: tuple[Evidence, ...]
+) -> None:
+    pack = write_pack(evidence)
+    assert pack_label(archive, pack.digest) is None
+    until = datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)
+    store_pack(archive, pack, until, "default.verified")
+    store_pack(archive, pack, until + timedelta(days=1), "other.verified")
+    assert pack_label(archive, pack.digest) == Label("default.verified", until)
+    assert packs_in(archive) == [pack.digest]
+    found = archive.stat(label_key(pack.digest))
+    assert found is not None and found.retain_until == until
+
+
+@pytest.mark.parametrize("data", [b"[]", b"{}", b'{"class":1,"retainUntil":"2026"}', b"\xff"])
+def test_what_is_no_label_is_not_read_as_one(data: bytes) -> None:
+    with pytest.raises(MalformedError):
+        Label.parse(data)
+
+
+def test_the_label_in_the_page_is_what_the_code_makes() -> None:
+    label = Label("sbom.verified", datetime(2028, 12, 1, tzinfo=UTC))
+    assert f"```json\n{label.format().decode()}\n```" in PAGE.read_text()
 
 
 def test_an_index_that_a_crash_prevented_is_written_later(

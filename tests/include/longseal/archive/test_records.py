@@ -97,6 +97,17 @@ def test_files_older_than_the_newest_of_every_image_are_not_read(
     assert len(read) == 1
 
 
+def test_without_names_the_newest_record_of_every_image_is_given(archive: Archive) -> None:
+    search(archive, 0, content("a"), content("b"))
+    search(archive, 1, content("a", "unknown"))
+    found = newest_records(archive)
+    assert {place[2]: record.state for place, record in found.items()} == {
+        "a": "unknown",
+        "b": "whole",
+    }
+    assert found[place("a")].checked_at == AT + timedelta(hours=1)
+
+
 def test_what_no_run_archived_is_told_from_what_one_did(archive: Archive) -> None:
     old, new = search(archive, 0, content("a")) + search(archive, 5, content("a", "unknown"))
     forged = record_line(content("a"), AT + timedelta(hours=6))
