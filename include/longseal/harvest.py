@@ -19,7 +19,15 @@ from typing import Any, Final, TypeVar
 
 from longseal import __version__
 from longseal.archive.leaf import Leaf, Signer
-from longseal.archive.pack import Evidence, pack_key, store_index, store_pack, write_pack
+from longseal.archive.pack import (
+    Evidence,
+    Label,
+    pack_key,
+    store_index,
+    store_label,
+    store_pack,
+    write_pack,
+)
 from longseal.archive.records import MAX_FILE_BYTES, record_files, record_line
 from longseal.archive.retention import evidence_class, retain_until
 from longseal.canonical import digest_of, is_digest, parse_object, sha256_hex
@@ -241,8 +249,9 @@ def take_up(workspace: Workspace) -> None:
     """Finish what a killed run left: a claimed pack that did reach the archive is stored."""
     for digest in workspace.catalog.claimed_packs():
         if workspace.archive.stat(pack_key(digest)) is not None:
-            until = workspace.catalog.pack(digest).retain_until
-            store_index(workspace.archive, digest, until)
+            pack = workspace.catalog.pack(digest)
+            store_index(workspace.archive, digest, pack.retain_until)
+            store_label(workspace.archive, digest, Label(pack.evidence_class, pack.retain_until))
             workspace.catalog.mark_stored(digest)
 
 

@@ -199,23 +199,26 @@ def store_pack(
     retain_until: datetime | None = None,
     evidence_class: str | None = None,
 ) -> Stored:
-    """Archive a pack, then its index: a crash between leaves a pack that :func:`store_index` mends.
-
-    Its label comes first, so that no pack is without the class and date that were promised.
+    """Archive a pack, then its index and label: what a crash prevents, :func:`store_index` and
+    :func:`store_label` mend.
 
     An index that is there already stays: another version of the Parquet library may have written
     it, with other bytes and the same rows.
     """
-    key = label_key(pack.digest)
-    if retain_until is not None and evidence_class is not None and archive.stat(key) is None:
-        # The same pack from another day may be promised another date: the first label stands, and
-        # the pack's own lock is what grows.
-        with suppress(ConflictError):
-            archive.put(key, Label(evidence_class, retain_until).format(), retain_until)
     stored = archive.put(pack_key(pack.digest), pack.data, retain_until)
     if archive.stat(index_key(pack.digest)) is None:
         archive.put(index_key(pack.digest), pack.index, retain_until)
+    if retain_until is not None and evidence_class is not None:
+        store_label(archive, pack.digest, Label(evidence_class, retain_until))
     return stored
+
+
+def store_label(archive: Archive, digest: str, label: Label) -> None:
+    """Archive a pack's label: the first stands, for the same pack may be promised another date on
+    another day, and then its lock grows."""
+    if archive.stat(label_key(digest)) is None:
+        with suppress(ConflictError):
+            archive.put(label_key(digest), label.format(), label.retain_until)
 
 
 def store_index(archive: Archive, digest: str, retain_until: datetime | None = None) -> None:

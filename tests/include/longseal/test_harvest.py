@@ -880,7 +880,7 @@ def stored(place: Place) -> set[tuple[str, str, str]]:
     workspace = place.open()
     packs = workspace.catalog.packs()
     names = {path.name for path in (place.folder / "archive/packs/sha256").glob("[!.]*")}
-    assert names == {f"{one[7:]}.{kind}" for one in packs for kind in ("zip", "parquet")}
+    assert names == {f"{one[7:]}.{kind}" for one in packs for kind in ("zip", "parquet", "json")}
     found = []
     for digest in packs:
         items = load_pack(workspace.archive, digest)

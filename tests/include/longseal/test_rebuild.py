@@ -306,6 +306,18 @@ def test_cold_packs_are_waited_for_by_a_rebuild_and_left_out_of_a_check(
     assert report.checks[0].detail == "0 of 7 read whole; 7 left out in a cold class"
 
 
+def test_a_pack_without_a_label_gets_it_from_the_next_harvest(lived: Installation) -> None:
+    workspace = lived.workspace()
+    for label in (lived.folder / "archive/packs/sha256").glob("*.json"):
+        label.unlink()
+    with workspace.catalog.session() as session:
+        session.execute(update(models.Pack).values(state="claimed", evidence_class="sbom.verified"))
+    take_up(workspace)
+    before = rows_of(workspace, "pack")
+    rebuild.rebuild(workspace)
+    assert rows_of(workspace, "pack") == before
+
+
 def test_a_rebuild_that_is_killed_leaves_the_catalog_as_it_was(
     lived: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

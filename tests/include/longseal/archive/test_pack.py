@@ -363,7 +363,7 @@ def test_what_is_no_label_is_not_read_as_one(data: bytes) -> None:
 
 def test_the_label_in_the_page_is_what_the_code_makes() -> None:
     label = Label("sbom.verified", datetime(2028, 12, 1, tzinfo=UTC))
-    assert f"```json\n{label.format().decode()}\n```" in PAGE.read_text()
+    assert f"    {label.format().decode()}\n" in PAGE.read_text()
 
 
 def test_an_index_that_a_crash_prevented_is_written_later(
