@@ -1,9 +1,13 @@
 """
 ### Audit
 
-Every week: walks the ledger, verifies every seal and the chain of them, and reads packs back from
-the archive. Writes nothing. A run fails where a check failed or could not be made; the report is in
-its log.
+Every week: `audit` walks the ledger, verifies every seal and the chain of them, and reads packs
+back from the archive. It writes nothing. A run fails where a check failed or could not be made; the
+report is in its log.
+
+Where the settings name a secret for it (`seal.recheck_secret_env`), `recheck_ahead` verifies again
+what no seal covers yet, in the queue `signing`, and leaves its receipts in the archive: the recheck
+at the month's end has little left to do. Otherwise it is skipped.
 """
 
 from datetime import UTC, datetime
@@ -12,6 +16,7 @@ from airflow.sdk import DAG, CronTriggerTimetable, Param
 
 from longseal_airflow.defaults import DEFAULT_ARGS
 from longseal_airflow.operators.audit import LongsealAuditOperator
+from longseal_airflow.operators.reseal import LongsealRecheckAheadOperator
 
 with DAG(
     dag_id="longseal_audit",
@@ -36,3 +41,4 @@ with DAG(
     default_args=DEFAULT_ARGS,
 ):
     LongsealAuditOperator(task_id="audit", share="{{ params.share }}")
+    LongsealRecheckAheadOperator(task_id="recheck_ahead", queue="signing")

@@ -252,9 +252,13 @@ class RekorSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SealSettings:
-    """:param unknown: whether a period with something unknown is sealed or refused"""
+    """:param unknown: whether a period with something unknown is sealed or refused
+    :param recheck_secret_env: where the secret is that receipts of a recheck ahead are made with;
+        None for no recheck but that of the seal
+    """
 
     unknown: Literal["seal", "refuse"] = "seal"
+    recheck_secret_env: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,6 +38,8 @@ from longseal.settings import (
     secret,
 )
 
+MIN_SECRET: Final = 32
+
 SEALS_KEPT: Final = Duration(10, "year")
 """How long an archive that can lock keeps seals and ledger at least, from their writing on."""
 
@@ -261,6 +263,23 @@ class Workspace:
     def policy(self) -> bytes:
         """The policy document in force."""
         return policy_document(self.settings)
+
+    @cached_property
+    def recheck_secret(self) -> bytes | None:
+        """What the signing workers' receipts are made with; None where the settings name none.
+
+        :raises SettingsError: the variable is not set, or what it holds could be guessed
+        """
+        variable = self.settings.seal.recheck_secret_env
+        if variable is None:
+            return None
+        found = secret(self._environ, variable, "seal.recheck_secret_env").encode()
+        if len(found) < MIN_SECRET:
+            raise SettingsError(
+                "seal.recheck_secret_env",
+                f"the secret in {variable} has under {MIN_SECRET} characters: openssl rand -hex 32",
+            )
+        return found
 
     def read_setting(self, setting: str, path: Path) -> bytes:
         """The file that ``setting`` names.

@@ -458,6 +458,18 @@ class Catalog:
         with self.session() as session:
             yield from session.execute(query.execution_options(yield_per=_BATCH))
 
+    def unsealed_packs(self) -> list[str]:
+        """The packs with verified evidence that no seal covers."""
+        query = (
+            select(Evidence.pack)
+            .join(Pack, Pack.digest == Evidence.pack)
+            .where(Evidence.seal.is_(None), Evidence.verdict == "verified", Pack.state == "stored")
+            .distinct()
+            .order_by(Evidence.pack)
+        )
+        with self.session() as session:
+            return list(session.scalars(query))
+
     def packs_of(self, leaf_hashes: Collection[str]) -> list[str]:
         """The packs that hold these leaves: where to look, never what to believe."""
         found: set[str] = set()

@@ -24,6 +24,11 @@ def add(verbs: Verbs) -> None:
     what.add_argument(
         "--forecast", action="store_true", help="say until when each seal stands; signs nothing"
     )
+    what.add_argument(
+        "--recheck-ahead",
+        action="store_true",
+        help="verify again, now, what no seal covers yet (seal.recheck_secret_env)",
+    )
     prove = verbs.verb(
         "prove", _prove, "Write the proof of an attestation, to be checked anywhere."
     )
@@ -61,6 +66,8 @@ def _reseal(arguments: argparse.Namespace) -> int:
     workspace = workspace_of(arguments)
     if arguments.forecast:
         return _forecast(arguments, workspace)
+    if arguments.recheck_ahead:
+        return _recheck_ahead(arguments, workspace)
     period = arguments.period
     if arguments.renew:
         if not published(workspace):
@@ -94,6 +101,24 @@ def _reseal(arguments: argparse.Namespace) -> int:
     show(arguments, "Seal", document, document)
     revoked = told.get("revoked")
     return FINDINGS if attached["failed"] or silent or revoked or due else DONE
+
+
+def _recheck_ahead(arguments: argparse.Namespace, workspace: Workspace) -> int:
+    from longseal.archive.leaf import Leaf
+    from longseal.seal.recheck import recheck_ahead
+
+    found = recheck_ahead(workspace)
+    if found is None:
+        raise RefusedError(
+            "the settings name no secret for the receipts (seal.recheck_secret_env), and without"
+            " them a recheck ahead saves nothing"
+        )
+    failed = [
+        {"image": Leaf.parse(line).image, "reason": why} for line, why in found.failed.items()
+    ]
+    counts = found.to_json()
+    show(arguments, "Rechecked", counts, {**counts, "failed": failed})
+    return FINDINGS if failed else DONE
 
 
 def _forecast(arguments: argparse.Namespace, workspace: Workspace) -> int:

@@ -61,11 +61,10 @@ from longseal.seal.published import (
     read_lines,
     seal_folder,
 )
+from longseal.seal.recheck import Recheck
 from longseal.seal.revocation import REVOCATION, keep_revocation
 from longseal.seal.statement import Statement, Subject
 from longseal.seal.tree import Tree, leaf_hash
-from longseal.trust import vouched
-from longseal.verify.pool import VerifierPool
 from longseal.workspace import Workspace
 
 _ATTEMPT = re.compile(r"seals/(\d{6})/(\d{1,4})/statement\.json")
@@ -324,11 +323,7 @@ class Reseal:
         workspace = self._workspace
         missing = set(tree.leaf_hashes())
         failed: dict[bytes, str] = {}
-        # By what this worker's settings bear out, and never by what a leaf names: a root or policy
-        # that was revoked or changed meanwhile is no authority, nor is one that somebody archived.
-        with VerifierPool(
-            vouched(workspace), workspace.policy, workspace.settings.harvest_workers
-        ) as pool:
+        with Recheck(workspace) as recheck:
             for digest in workspace.catalog.packs_of([hashed.hex() for hashed in missing]):
                 cases: list[Evidence] = []
                 for item in load_pack(workspace.archive, digest):
@@ -336,9 +331,7 @@ class Reseal:
                     if hashed in missing:
                         missing.discard(hashed)
                         cases.append(item)
-                for item, again in judgement.judged(pool, cases):
-                    if found := judgement.difference(item.leaf, again):
-                        failed[item.leaf.line()] = found
+                failed |= recheck.failed(digest, cases)
         if missing:
             for line in read_lines(workspace, seal.files("leaves/").values()):
                 if leaf_hash(line) in missing:

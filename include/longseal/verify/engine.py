@@ -89,6 +89,8 @@ class Engine:
             Extension(trust, policy.keys),
         )
         self.name = f"longseal {__version__}"
+        self.software = [self.name, *(one.name for one in self._verifiers)]
+        """All that a judgement may rest on, each with its version."""
 
     def judge(
         self,

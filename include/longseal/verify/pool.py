@@ -125,6 +125,7 @@ class VerifierPool:
         engine = Engine(TrustMaterial.parse(trusted_root), Policy.parse(policy))
         self.trust_digest = engine.trust.digest
         self.policy_digest = engine.policy.digest
+        self.software = engine.software
         count = workers or len(os.sched_getaffinity(0))
         self._executor = ProcessPoolExecutor(
             count,

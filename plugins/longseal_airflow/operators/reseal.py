@@ -8,9 +8,13 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from airflow.sdk.exceptions import AirflowSkipException
+
+from longseal.archive.leaf import Leaf
 from longseal.errors import RefusedError, RetryableError
 from longseal.seal.images import attach_images, sign_images
 from longseal.seal.published import Published
+from longseal.seal.recheck import recheck_ahead
 from longseal.seal.reseal import Reseal
 from longseal.workspace import Workspace
 from longseal_airflow.assets import SEALS
@@ -192,6 +196,29 @@ def period_of(named: str | None, context: Context) -> str:
             ' {"period": "r-NAME"}'
         )
     return f"{run.data_interval_start:%Y-%m}"
+
+
+class LongsealRecheckAheadOperator(LongsealOperator):
+    """Verify again what no seal covers yet, so that the recheck of the seal has little left to do.
+
+    Skipped where the settings name no secret for the receipts (``seal.recheck_secret_env``). Run it
+    in the signing queue, whose workers alone have that secret. What does not hold is logged and
+    fails nothing here: the recheck of the seal sets it aside.
+
+    Returns counts: ``rechecked``, ``packs``, ``known`` (packs that were rechecked before) and
+    ``failed``.
+    """
+
+    def act(self, workspace: Workspace, context: Context) -> dict[str, Any]:
+        """Recheck."""
+        found = recheck_ahead(workspace)
+        if found is None:
+            raise AirflowSkipException("the settings name no secret (seal.recheck_secret_env)")
+        self.log_table(
+            "Does not hold",
+            [f"{Leaf.parse(line).image}: {why}" for line, why in sorted(found.failed.items())],
+        )
+        return found.to_json()
 
 
 def require_month_before(workspace: Workspace, context: Context) -> None:

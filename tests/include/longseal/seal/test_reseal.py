@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, text
 from tests.doubles.kms import KmsDouble
+from tests.include.longseal.seal.forgery import a_leaf, write_row
 from tests.installation import Installation, seal
 
 from longseal import harvest
@@ -91,9 +92,9 @@ def test_a_row_that_was_only_written_into_the_catalog_is_not_sealed(
     harvested: Installation,
 ) -> None:
     workspace = harvested.workspace()
-    line, pack = _a_leaf(workspace)
+    line, pack = a_leaf(workspace)
     forged = Leaf.parse(line.replace(b"ci@stella.example", b"me@stella.example"))
-    _write_row(workspace, forged, pack)
+    write_row(workspace, forged, pack)
     with pytest.raises(VerificationError, match="in no pack"):
         Reseal(workspace, "r-one").freeze()
     assert harvested.key_operations() == 0
@@ -103,11 +104,11 @@ def test_a_leaf_that_its_evidence_does_not_bear_out_is_set_aside_and_never_signe
     harvested: Installation,
 ) -> None:
     workspace = harvested.workspace()
-    item = load_pack(workspace.archive, _a_leaf(workspace)[1])[0]
+    item = load_pack(workspace.archive, a_leaf(workspace)[1])[0]
     forged = Leaf.parse(item.leaf.line().replace(b"ci@stella.example", b"me@stella.example"))
     pack = write_pack([Evidence(forged, item.manifest, item.payload)])
     store_pack(workspace.archive, pack)
-    _write_row(workspace, forged, pack.digest)
+    write_row(workspace, forged, pack.digest)
     reseal = Reseal(workspace, "r-one")
     reseal.freeze()
     with pytest.raises(VerificationError, match="set aside"):
@@ -348,11 +349,6 @@ def test_a_statement_takes_a_thousand_images_and_no_more(harvested: Installation
     assert list(map(len, groups)) == [1000, 1000, 1]
 
 
-def _a_leaf(workspace: Workspace) -> tuple[bytes, str]:
-    row = workspace.catalog.evidence()[0]
-    return row.leaf.encode(), row.pack
-
-
 def _archive_record(workspace: Workspace, image: Image, hours: float, **changed: Any) -> bytes:
     """What a harvest does whose search ends otherwise, these hours after the last."""
     at = image.checked_at + timedelta(hours=hours)
@@ -375,25 +371,4 @@ def _write_record(workspace: Workspace, image: Image, record: str) -> None:
                 "checked_at": image.checked_at,
             }
         ]
-    )
-
-
-def _write_row(workspace: Workspace, leaf: Leaf, pack: str) -> None:
-    """What a worker that may write the catalog could do."""
-    row = harvest.catalog_row(leaf, pack)
-    row["bundle"] = "sha256:" + "f" * 64
-    known = workspace.catalog.pack(_a_leaf(workspace)[1])
-    workspace.catalog.claim_packs(
-        [
-            {
-                "digest": pack,
-                "state": "stored",
-                "evidence_class": "default.verified",
-                "retain_until": known.retain_until,
-                "claimed_at": known.claimed_at,
-                "size": 1,
-                "members": 1,
-            }
-        ],
-        [row],
     )

@@ -2,7 +2,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
 from tests.installation import Installation, seal
 from tests.plugins.conftest import Take, Taken, dag_run
@@ -16,6 +16,7 @@ from longseal_airflow.operators.reseal import (
     LongsealFreezeOperator,
     LongsealLogOperator,
     LongsealPublishOperator,
+    LongsealRecheckAheadOperator,
     LongsealRecheckOperator,
     LongsealSignImageStatementsOperator,
     LongsealSignOperator,
@@ -195,3 +196,14 @@ def test_an_image_that_takes_no_statement_is_tried_again(
     (harvested.folder / "registry").mkdir()
     with pytest.raises(RetryableError, match=r"^4 images took no statement, the first corp/a-svc0"):
         take(LongsealAttachImageStatementsOperator, period="r-one")
+
+
+def test_what_no_seal_covers_is_rechecked_ahead_where_there_is_a_secret(
+    take: Take, harvested: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(AirflowSkipException, match="recheck_secret_env"):
+        take(LongsealRecheckAheadOperator)
+    monkeypatch.setenv("RECHECK", "5" * 64)
+    harvested.write(seal={"recheck_secret_env": "RECHECK"})
+    counts = {"rechecked": 20, "packs": 1, "known": 0, "failed": 0}
+    assert take(LongsealRecheckAheadOperator) == counts
