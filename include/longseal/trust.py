@@ -234,7 +234,7 @@ def show(workspace: Workspace) -> dict[str, Any]:
         "by": None if adopted is None else adopted.actor,
         "revocation": None if adopted is None else adopted.reason,
         "instances": [
-            f"{one}: {one.start:%Y-%m-%d} to {f'{one.end:%Y-%m-%d}' if one.end else 'today'}"
+            f"{one}: from {one.start:%Y-%m-%d}" + (f" to {one.end:%Y-%m-%d}" if one.end else "")
             for one in roots.instances(root)
         ],
         "metadata": {role: timestamp(end) for role, end in named.expires.items()} if named else {},

@@ -35,7 +35,9 @@ def show(
 
 def _text(value: object) -> str:
     if isinstance(value, Mapping):
-        return "\n".join(f"{name}: {_text(item)}" for name, item in value.items())
+        return "\n".join(
+            f"{name}: {_text(item)}" for name, item in value.items() if item not in (None, {}, [])
+        )
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     return str(value)

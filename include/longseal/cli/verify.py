@@ -22,6 +22,7 @@ def add(verbs: Verbs) -> None:
     verify.add_argument("--identity", help="who must have signed, exactly")
     verify.add_argument("--issuer", help="who vouched for the identity, exactly")
     verify.add_argument("--artifact", metavar="FILE|sha256:HEX", help="what a bundle must speak of")
+    verify.add_argument("--repository", metavar="NAME", help="whose rules count for a file")
     verify.add_argument(
         "--seal-trusted-root", type=Path, metavar="FILE", help="for the organisation's statements"
     )
@@ -46,6 +47,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         identity=arguments.identity,
         issuer=arguments.issuer,
         artifact=arguments.artifact,
+        repository=arguments.repository,
         seal_trusted_root=arguments.seal_trusted_root,
         timestamp_roots=frozenset(arguments.timestamp_root) if arguments.timestamp_root else None,
         quorum=arguments.quorum,

@@ -59,6 +59,7 @@ class Given:
 
     :param key: file of the organisation's public key, or its fingerprint
     :param artifact: file, or digest, that a bundle must speak of
+    :param repository: whose rules of the policy count for a file, which hangs in none
     """
 
     target: str
@@ -70,6 +71,7 @@ class Given:
     seal_trusted_root: Path | None = None
     timestamp_roots: frozenset[str] | None = None
     quorum: int = 1
+    repository: str | None = None
 
 
 def verify(given: Given, workspace: Callable[[], Workspace]) -> Report:
@@ -144,7 +146,7 @@ def _file(report: Report, given: Given, path: Path, workspace: Callable[[], Work
             _statement(report, given, piece.data, workspace, f"signature by key{name}")
         else:
             engine = engine or _engine(given, workspace)
-            report.attempt(f"signature{name}", _Signature(engine, piece, given.artifact))
+            report.attempt(f"signature{name}", _Signature(engine, piece, given))
 
 
 def _statement(
@@ -171,22 +173,28 @@ def _statement(
 class _Signature:
     engine: Engine
     piece: Piece
-    artifact: str | None
+    given: Given
 
     def __call__(self) -> str:
         manifest = intake_manifest(self.piece.data, self.piece.format)
-        digests = artifact_digests(self.artifact)
+        named, repository = self.given.artifact, self.given.repository or ""
+        digests = artifact_digests(named)
         artifact, others = (digests[0], digests[1:]) if digests else (None, [])
         data = None
-        if self.artifact is not None and not _DIGEST.fullmatch(self.artifact):
-            data = _read(Path(self.artifact), "--artifact", limit=None)
-        case = Case(self.piece.data, artifact, "", utc_now(), manifest, data)
+        if named is not None and not _DIGEST.fullmatch(named):
+            data = _read(Path(named), "--artifact", limit=None)
+        case = Case(self.piece.data, artifact, repository, utc_now(), manifest, data)
         judgement = judge(self.engine, case)
         for other in others:
             if judgement.reason is not None and judgement.reason.slug == "subject":
                 judgement = judge(self.engine, replace(case, image=other))
         if judgement.outcome is Outcome.UNKNOWN:
             raise UnsupportedError(str(judgement.reason))
+        if judgement.reason is not None and judgement.reason.slug == "no-rule" and not repository:
+            raise UnsupportedError(
+                "a file hangs in no repository, and the policy's rules are for repositories: give"
+                " --repository NAME, or --identity and --issuer"
+            )
         if judgement.outcome is Outcome.REJECTED:
             raise VerificationError(str(judgement.reason))
         told = "" if artifact else " (its subject was not compared: give --artifact)"

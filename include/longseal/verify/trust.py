@@ -43,7 +43,8 @@ class Window:
         )
 
     def __str__(self) -> str:
-        return f"{self.start or 'always'} to {self.end or 'today'}"
+        start, end = (f" {at}" if at else "" for at in (self.start, self.end))
+        return f"{start and f'from{start}'}{end and f' to{end}'}".strip() or "at any time"
 
 
 @dataclass(frozen=True, slots=True)

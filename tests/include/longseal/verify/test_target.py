@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 from tests.doubles.sigstore import IDENTITY, ISSUER, SigstoreDouble
+from tests.installation import Installation
 
+from longseal.archive.pack import load_pack
 from longseal.canonical import digest_of
 from longseal.cli import main
 from longseal.seal.keys import public_pem
@@ -55,6 +57,20 @@ def test_a_bundle_by_the_key_of_another_is_verified_with_it_alone(
     assert verify(bundle, tmp_path, *known, "--key", tmp_path / "ours.pub") == 0
     assert verify(bundle, tmp_path, *known, "--key", tmp_path / "other.pub") == 1
     assert verify(bundle, tmp_path, *known, "--identity", IDENTITY, "--issuer", ISSUER) == 2
+
+
+def test_a_file_is_judged_by_the_policys_rules_for_the_repository_that_is_named(
+    harvested: Installation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace = harvested.workspace()
+    row = workspace.catalog.evidence()[0]
+    items = load_pack(workspace.archive, row.pack)
+    (item,) = (one for one in items if one.leaf.line().decode() == row.leaf)
+    settings = ("--config", harvested.config)
+    assert verify(item.payload, tmp_path, *settings) == 2
+    assert "--repository" in capsys.readouterr().out
+    assert verify(item.payload, tmp_path, *settings, "--repository", row.repository) == 0
+    assert verify(item.payload, tmp_path, *settings, "--repository", "elsewhere/app") == 1
 
 
 def test_npms_key_and_digests_are_taken(
