@@ -36,6 +36,7 @@ from longseal_airflow.operators.reseal import (
     LongsealFreezeOperator,
     LongsealLogOperator,
     LongsealPublishOperator,
+    LongsealPushSealOperator,
     LongsealRecheckOperator,
     LongsealSignImageStatementsOperator,
     LongsealSignOperator,
@@ -78,5 +79,6 @@ with DAG(
         LongsealCheckOperator(task_id="check"),
         LongsealPublishOperator(task_id="publish", outlets=[SEALS]),
         LongsealSignImageStatementsOperator(task_id="sign_image_statements", queue="signing"),
+        LongsealPushSealOperator(task_id="push_seal"),
         LongsealAttachImageStatementsOperator(task_id="attach_image_statements"),
     )

@@ -209,7 +209,10 @@ def plan(workspace: Workspace, size: int = 25) -> tuple[list[Batch], dict[str, s
             continue
         # A repository that is gone is looked for as well: its evidence has vanished.
         held = workspace.catalog.held_images(chosen.name)
-        names = sorted(listed | {name for name in held if matches_any(chosen.repositories, name)})
+        names = sorted(
+            (listed | {name for name in held if matches_any(chosen.repositories, name)})
+            - _own_repositories(workspace, chosen.name)
+        )
         step = max(size, -(-len(names) // MAX_BATCHES))
         found += [
             Batch(chosen.name, tuple(names[start : start + step]))
@@ -219,6 +222,12 @@ def plan(workspace: Workspace, size: int = 25) -> tuple[list[Batch], dict[str, s
         name, reason = next(iter(silent.items()))
         raise SettingsError("registries", f"no registry answered; {name}: {reason}")
     return found, silent
+
+
+def _own_repositories(workspace: Workspace, registry: str) -> set[str]:
+    """Where Longseal keeps its own artifacts: they are no images without attestations."""
+    artifact = workspace.settings.seal.artifact
+    return {artifact.repository} if artifact and artifact.registry == registry else set()
 
 
 def harvest(workspace: Workspace, batch: Batch) -> Harvested:

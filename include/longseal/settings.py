@@ -251,14 +251,25 @@ class RekorSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactSettings:
+    """:param registry: the name of one of the registries"""
+
+    registry: str
+    repository: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SealSettings:
-    """:param unknown: whether a period with something unknown is sealed or refused
+    """
+    :param unknown: whether a period with something unknown is sealed or refused
     :param recheck_secret_env: where the secret is that receipts of a recheck ahead are made with;
         None for no recheck but that of the seal
+    :param artifact: where seals are pushed as OCI artifacts; None for nowhere
     """
 
     unknown: Literal["seal", "refuse"] = "seal"
     recheck_secret_env: str | None = None
+    artifact: ArtifactSettings | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -745,6 +756,13 @@ def _build(document: _Document) -> Settings:
     folder = document.path.absolute().parent
     _require_unique_names(document, "registries", INTAKE)
     _require_unique_names(document, "sites")
+    artifact = value.get("seal", {}).get("artifact")
+    known = [item["name"] for item in value["registries"]]
+    if artifact is not None and artifact["registry"] not in known:
+        raise document.error(
+            "seal.artifact.registry",
+            f"no registry is called {artifact['registry']!r}; known: {', '.join(known)}",
+        )
     authorities = sum(not item.get("retired", False) for item in value["timestamps"])
     quorum = value.get("timestamp_quorum", 1)
     if quorum > authorities:
@@ -779,7 +797,7 @@ def _build(document: _Document) -> Settings:
         if "complete_proofs" in value
         else None,
         log_watch=_log_watch(value["log_watch"], folder) if "log_watch" in value else None,
-        seal=SealSettings(**value.get("seal", {})),
+        seal=_seal(value.get("seal", {})),
         image_statement_days=value.get("image_statement_days", 400),
         harvest_workers=value.get("harvest", {}).get("workers"),
         retention=_retention(value.get("retention", {})),
@@ -875,6 +893,11 @@ def _signer(item: Mapping[str, Any], folder: Path) -> SignerSettings:
 
 def _rekor(item: Mapping[str, Any], folder: Path) -> RekorSettings:
     return RekorSettings(**{"origin": _host(item["url"]), **_fields(item, folder)})
+
+
+def _seal(item: Mapping[str, Any]) -> SealSettings:
+    artifact = item.get("artifact")
+    return SealSettings(**{**item, "artifact": ArtifactSettings(**artifact) if artifact else None})
 
 
 def _log_watch(item: Mapping[str, Any], folder: Path) -> LogWatchSettings:

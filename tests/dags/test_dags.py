@@ -112,6 +112,7 @@ def test_the_steps_of_a_seal_follow_each_other(dags: dict[str, DAG]) -> None:
         "check",
         "publish",
         "sign_image_statements",
+        "push_seal",
         "attach_image_statements",
     ]
     assert all(len(task.downstream_task_ids) <= 1 for task in dags["reseal"].tasks)

@@ -57,6 +57,7 @@ def add(verbs: Verbs) -> None:
 
 
 def _reseal(arguments: argparse.Namespace) -> int:
+    from longseal.seal.artifact import push_seal
     from longseal.seal.images import attach_images, sign_images
     from longseal.seal.period import Period
     from longseal.seal.published import published
@@ -84,10 +85,12 @@ def _reseal(arguments: argparse.Namespace) -> int:
     document = reseal.publish()
     assert reseal.sealed is not None
     statements = sign_images(workspace, reseal.sealed)
+    artifact = push_seal(workspace, reseal.sealed)
     attached = attach_images(workspace, reseal.sealed)
     document |= {
         "key_operations": operations + statements["key_operations"],
         "image_statements": statements["image_statements"],
+        "artifact": artifact["artifact"],
         "attached": attached["attached"],
         "failed": attached["failed"],
         "silent_authorities": silent,

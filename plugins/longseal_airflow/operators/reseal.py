@@ -12,6 +12,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from longseal.archive.leaf import Leaf
 from longseal.errors import RefusedError, RetryableError
+from longseal.seal.artifact import push_seal
 from longseal.seal.images import attach_images, sign_images
 from longseal.seal.published import Published
 from longseal.seal.recheck import recheck_ahead
@@ -154,6 +155,18 @@ class LongsealSignImageStatementsOperator(LongsealResealOperator):
     def step(self, workspace: Workspace, reseal: Reseal) -> dict[str, Any]:
         """Sign."""
         return sign_images(workspace, seal_of(reseal))
+
+
+class LongsealPushSealOperator(LongsealResealOperator):
+    """Push the seal as an OCI artifact, where the settings name a place (``seal.artifact``).
+
+    What is there is left. Returns the manifest's digest as ``artifact``, and whether it was
+    ``pushed``.
+    """
+
+    def step(self, workspace: Workspace, reseal: Reseal) -> dict[str, Any]:
+        """Push."""
+        return push_seal(workspace, seal_of(reseal))
 
 
 class LongsealAttachImageStatementsOperator(LongsealResealOperator):

@@ -19,6 +19,7 @@ import yaml
 from longseal import settings as module
 from longseal.errors import SettingsError
 from longseal.settings import (
+    ArtifactSettings,
     AzureSignerSettings,
     DirectoryArchiveSettings,
     Duration,
@@ -115,7 +116,7 @@ timestamps:
   - {url: "http://tsa.other.example/tsr/", certificates: tsa.pem}
 timestamp_quorum: 2
 rekor: {url: "http://rekor.stella.example:3003", public_key: rekor.pem}
-seal: {unknown: refuse}
+seal: {unknown: refuse, artifact: {registry: main, repository: longseal/seals}}
 image_statement_days: 90
 harvest: {workers: 2}
 retention:
@@ -241,7 +242,9 @@ def test_every_setting_is_read(read: Callable[[str], Settings], folder: Path) ->
         origin="rekor.stella.example",
     )
     assert (found.timestamp_quorum, found.image_statement_days, found.harvest_workers) == (2, 90, 2)
-    assert found.seal == SealSettings(unknown="refuse")
+    assert found.seal == SealSettings(
+        unknown="refuse", artifact=ArtifactSettings(registry="main", repository="longseal/seals")
+    )
     assert found.retention.default == Duration(30, "month")
     assert found.retention.classes == (
         RetentionClass(
@@ -258,6 +261,12 @@ def test_every_setting_is_read(read: Callable[[str], Settings], folder: Path) ->
             repositories=("corp/*",),
         ),
     )
+
+
+def test_seals_go_to_a_registry_that_is_known(read: Callable[[str], Settings]) -> None:
+    text = "seal: {artifact: {registry: elsewhere, repository: seals}}\n"
+    with pytest.raises(SettingsError, match="no registry is called 'elsewhere'; known: main"):
+        read(SMALL + text)
 
 
 def test_a_key_in_a_cloud_is_read(read: Callable[[str], Settings]) -> None:

@@ -17,6 +17,7 @@ from longseal_airflow.operators.reseal import (
     LongsealLogOperator,
     LongsealPublishOperator,
     LongsealRecheckAheadOperator,
+    LongsealPushSealOperator,
     LongsealRecheckOperator,
     LongsealSignImageStatementsOperator,
     LongsealSignOperator,
@@ -32,6 +33,7 @@ STEPS = (
     LongsealCheckOperator,
     LongsealPublishOperator,
     LongsealSignImageStatementsOperator,
+    LongsealPushSealOperator,
     LongsealAttachImageStatementsOperator,
 )
 

@@ -1,0 +1,109 @@
+"""The seal as an OCI artifact: all that ``longseal verify FOLDER`` reads, in one manifest.
+
+Its layers carry their names as ``org.opencontainers.image.title``, so that ``oras pull`` writes the
+folder. The tag is the period.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any, Final
+
+from longseal.canonical import canonical_json, digest_of, timestamp
+from longseal.errors import ConflictError
+from longseal.registry.attach import EMPTY
+from longseal.registry.interface import Manifest
+from longseal.registry.model import EMPTY_CONFIG, OCI_MANIFEST
+from longseal.seal.bundle import MEDIA_TYPE
+from longseal.seal.published import SEAL, TRUSTED_ROOT, Published, seal_folder
+from longseal.workspace import Workspace
+
+ARTIFACT_TYPE: Final = "application/vnd.longseal.seal.v1"
+FILE_TYPE: Final = "application/vnd.longseal.file.v1"
+BESIDE: Final = (SEAL, TRUSTED_ROOT, "renewal.sha512", "renewal.tokens.json")
+
+
+def push_seal(workspace: Workspace, seal: Published) -> dict[str, Any]:
+    """Push a published seal where the settings want it; one that is there is left as it is.
+
+    :returns: ``artifact``, the manifest's digest, and ``pushed``, whether this call wrote it; None
+        and False where the settings name no place
+    :raises ConflictError: something else has the seal's tag; nothing is overwritten
+    :raises RegistryError: the registry did not take it
+    """
+    place = workspace.settings.seal.artifact
+    if place is None:
+        return {"artifact": None, "pushed": False}
+    registry = workspace.registry(place.registry)
+    digests = {
+        **{name: digest_of(_beside(workspace, seal, name)) for name in BESIDE},
+        **seal.files(),
+    }
+
+    def read(name: str) -> bytes:
+        if name in BESIDE:
+            return _beside(workspace, seal, name)
+        return workspace.kept(digests[name])
+
+    manifest = _manifest(
+        seal, {name: (digest, len(read(name))) for name, digest in digests.items()}
+    )
+    there = registry.manifest(place.repository, seal.period)
+    if there is not None:
+        if there.digest != manifest.digest:
+            raise ConflictError(
+                f"{place.repository}:{seal.period} is {there.digest}, and not the seal"
+                f" {manifest.digest}: somebody else wrote there; look at it, and delete it"
+            )
+        return {"artifact": manifest.digest, "pushed": False}
+    registry.put_blob(place.repository, digest_of(EMPTY), len(EMPTY), io.BytesIO(EMPTY))
+    for name, digest in digests.items():
+        if not registry.has_blob(place.repository, digest):
+            data = read(name)
+            registry.put_blob(place.repository, digest, len(data), io.BytesIO(data))
+    registry.put_manifest(place.repository, manifest, seal.period)
+    workspace.note(
+        "seal.pushed",
+        {
+            "sequence": seal.sequence,
+            "registry": place.registry,
+            "repository": place.repository,
+            "artifact": manifest.digest,
+        },
+    )
+    return {"artifact": manifest.digest, "pushed": True}
+
+
+def _beside(workspace: Workspace, seal: Published, name: str) -> bytes:
+    return workspace.archive.get(f"{seal_folder(seal.sequence)}/{name}")
+
+
+def _manifest(seal: Published, files: Mapping[str, tuple[str, int]]) -> Manifest:
+    """The same bytes for the same seal.
+
+    :param files: digest and size by name
+    """
+    data = canonical_json(
+        {
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "artifactType": ARTIFACT_TYPE,
+            "config": {"mediaType": EMPTY_CONFIG, "digest": digest_of(EMPTY), "size": len(EMPTY)},
+            "layers": [
+                {
+                    "mediaType": MEDIA_TYPE if name == SEAL else FILE_TYPE,
+                    "digest": digest,
+                    "size": size,
+                    "annotations": {"org.opencontainers.image.title": name},
+                }
+                for name, (digest, size) in files.items()
+            ],
+            "annotations": {
+                "org.opencontainers.image.created": timestamp(seal.sealed_at),
+                "longseal.seal.sequence": str(seal.sequence),
+                "longseal.seal.root": seal.root,
+            },
+        }
+    )
+    return Manifest(digest_of(data), OCI_MANIFEST, data)
