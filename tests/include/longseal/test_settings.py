@@ -767,7 +767,7 @@ def rows(schema: dict[str, Any], name: str) -> Iterator[str]:
     schema = resolved(schema)
     if name and "description" in schema:
         default = f"`{schema['default'] or '(empty)'}`" if "default" in schema else ""
-        if isinstance(schema.get("default"), list):
+        if isinstance(schema.get("default"), list | bool):
             default = f"`{json.dumps(schema['default'])}`"
         key = f"{name}: {schema['const']}" if "const" in schema else name
         if "enum" in schema:
