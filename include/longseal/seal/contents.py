@@ -17,7 +17,7 @@ from longseal.archive.pack import load_pack
 from longseal.archive.records import Place
 from longseal.errors import VerificationError
 from longseal.seal.statement import Subject
-from longseal.seal.tree import Tree, leaf_hash
+from longseal.seal.tree import Frontier512, Tree, leaf_hash
 from longseal.verify.engine import Outcome
 from longseal.workspace import Workspace
 
@@ -46,6 +46,7 @@ class Contents:
         self.registries: Counter[str] = Counter()
         self.rejects: Counter[str] = Counter()
         """Rejected leaves by the slug of the reason."""
+        self.tree512 = Frontier512()
         hashes = bytearray()
         self._require_packed(*self._list(before, hashes))
         self.tree = Tree.of([bytes(hashes)])
@@ -74,6 +75,7 @@ class Contents:
             self.counts[row.verdict] += 1
             if row.verdict == Outcome.VERIFIED.value:
                 hashes += hashed
+                self.tree512.append_line(line)
                 shard += line + b"\n"
                 if self.counts[row.verdict] % SHARD_LINES == 0:
                     self._keep_shard(shard)

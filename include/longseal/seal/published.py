@@ -12,7 +12,7 @@ from longseal.errors import VerificationError
 from longseal.seal.bundle import parse_key_bundle
 from longseal.seal.checkpoint import parse_verifier_key, verify_checkpoint
 from longseal.seal.statement import Statement
-from longseal.seal.tree import Tree, leaf_hash
+from longseal.seal.tree import Frontier512, Tree, leaf_hash
 from longseal.workspace import Workspace
 
 SEAL: Final = "seal.sigstore.json"
@@ -108,12 +108,21 @@ def check_tree(seal: Published, lines: Iterable[bytes], note: bytes) -> Tree:
     :raises VerificationError: when they are not
     """
     described = seal.statement.predicate["tree"]
-    tree = Tree.of(map(leaf_hash, lines))
+    other = Frontier512()
+
+    def hashed() -> Iterator[bytes]:
+        for line in lines:
+            other.append_line(line)
+            yield leaf_hash(line)
+
+    tree = Tree.of(hashed())
     if (tree.size, tree.root.hex()) != (described["size"], described["root"]):
         raise VerificationError(
             f"the leaves give a tree of {tree.size} with root {tree.root.hex()}, the seal says"
             f" {described['size']} with {described['root']}"
         )
+    if other.root.hex() != seal.statement.predicate["tree512"]["root"]:
+        raise VerificationError("the leaves give another root by SHA-512 than the seal says")
     origin, key = parse_verifier_key(described["checkpointKey"])
     head = verify_checkpoint(note, described["origin"], key)
     if origin != described["origin"] or (head.size, head.root) != (tree.size, tree.root):

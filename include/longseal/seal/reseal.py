@@ -231,6 +231,7 @@ class Reseal:
                     "root": tree.root.hex(),
                     "checkpointKey": verifier_key(origin, note_key.public_key()),
                 },
+                "tree512": {"algorithm": "rfc6962-sha512", "root": covered.tree512.root.hex()},
                 "counts": {
                     **covered.counts,
                     "images": len(covered.images),

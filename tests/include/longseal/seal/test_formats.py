@@ -12,12 +12,19 @@ from longseal.seal.bundle import format_key_bundle, parse_key_bundle, verify_key
 from longseal.seal.checkpoint import Checkpoint, Proof, parse_verifier_key, sign_note, verifier_key
 from longseal.seal.keys import fingerprint, load_public_pem, public_pem
 from longseal.seal.statement import PAYLOAD_TYPE, Statement, Subject, pae
-from longseal.seal.tree import Tree, leaf_hash
+from longseal.seal.tree import Frontier512, Tree, leaf_hash
 
 FORMATS = Path(__file__).parents[4] / "docs" / "formats"
 KEY = ed25519.Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 ORIGIN = "stella.example/seal/1"
 LEAVES = [b'{"n":0}', b'{"n":1}', b'{"n":2}']
+
+
+def by_sha512(lines: list[bytes]) -> bytes:
+    frontier = Frontier512()
+    for line in lines:
+        frontier.append_line(line)
+    return frontier.root
 
 
 def checkpoint() -> dict[str, str]:
@@ -29,6 +36,7 @@ def checkpoint() -> dict[str, str]:
         "leaves": "".join(f"{line.decode()}\n" for line in LEAVES),
         "leaf hashes": "".join(f"{each.hex()}\n" for each in hashes),
         "root": f"{tree.root.hex()}\n",
+        "root by SHA-512": f"{by_sha512(LEAVES).hex()}\n",
         "verifier key": f"{verifier_key(ORIGIN, KEY.public_key())}\n",
         "checkpoint": note.decode(),
         "proof": Proof(2, tree.proof(2), note, LEAVES[2]).format().decode(),
@@ -79,4 +87,4 @@ def test_the_proof_in_the_page_verifies_under_the_key_in_the_page() -> None:
 def _vectors(name: str) -> dict[str, str]:
     """The blocks below "Test vector", by the bold label before each."""
     page = (FORMATS / name).read_text().partition("## Test vector")[2]
-    return dict(re.findall(r"\*\*([a-z ]+)\*\*[^`]*```(?:json|pem)?\n(.*?)```", page, re.DOTALL))
+    return dict(re.findall(r"\*\*([\w -]+)\*\*[^`]*```(?:json|pem)?\n(.*?)```", page, re.DOTALL))

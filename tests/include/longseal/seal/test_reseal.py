@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Collection
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from longseal.errors import (
 )
 from longseal.seal.images import attach_images, sign_images
 from longseal.seal.period import Period
-from longseal.seal.published import published, read_lines
+from longseal.seal.published import check_tree, published, read_lines
 from longseal.seal.reseal import Reseal
 from longseal.seal.signers.file import FileSigner
 from longseal.settings import load
@@ -372,3 +373,19 @@ def _write_record(workspace: Workspace, image: Image, record: str) -> None:
             }
         ]
     )
+
+
+def test_a_seal_whose_head_by_sha512_is_not_of_its_leaves_is_refused(
+    harvested: Installation,
+) -> None:
+    workspace = harvested.workspace()
+    sealed = seal(workspace, "r-one").sealed
+    assert sealed is not None
+    predicate = dict(sealed.statement.predicate)
+    predicate["tree512"] = {**predicate["tree512"], "root": "0" * 128}
+    changed = replace(sealed, statement=replace(sealed.statement, predicate=predicate))
+    note = workspace.kept(sealed.files()["checkpoint"])
+    lines = list(read_lines(workspace, sealed.files("leaves/").values()))
+    check_tree(sealed, lines, note)
+    with pytest.raises(VerificationError, match="SHA-512"):
+        check_tree(changed, lines, note)

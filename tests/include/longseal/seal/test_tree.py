@@ -5,7 +5,7 @@ import pytest
 from sigstore._internal.merkle import verify_merkle_inclusion
 
 from longseal.errors import MalformedError, VerificationError
-from longseal.seal.tree import Tree, leaf_hash, node_hash, verify_inclusion
+from longseal.seal.tree import Frontier512, Tree, leaf_hash, node_hash, verify_inclusion
 
 # The inputs and heads of the RFC 6962 reference implementation's test (certificate-transparency).
 LEAVES = [
@@ -132,3 +132,26 @@ def test_an_inner_node_does_not_pass_for_a_leaf() -> None:
 def test_hashes_of_another_length_are_refused() -> None:
     with pytest.raises(MalformedError, match="32 bytes each"):
         Tree.of([b"short"])
+
+
+def head_512(lines: list[bytes]) -> bytes:
+    """MTH of RFC 6962 section 2.1, as it is written there, with SHA-512."""
+    if len(lines) <= 1:
+        return hashlib.sha512(b"".join([b"\0" + line for line in lines])).digest()
+    split = 1 << (len(lines) - 1).bit_length() - 1
+    return hashlib.sha512(b"\1" + head_512(lines[:split]) + head_512(lines[split:])).digest()
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 4, 5, 7, 8, 9, 31, 33, 100])
+def test_the_head_by_sha512_is_that_of_the_definition(size: int) -> None:
+    lines = [b"%d" % n for n in range(size)]
+    frontier = Frontier512()
+    for line in lines:
+        frontier.append_line(line)
+    assert frontier.root == head_512(lines)
+    assert frontier.size == size
+
+
+def test_a_frontier_takes_hashes_of_its_own_length_alone() -> None:
+    with pytest.raises(MalformedError, match="64 bytes each"):
+        Frontier512(1, [bytes(32)])
