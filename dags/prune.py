@@ -13,7 +13,7 @@ days, and nothing is deleted. A backfill is refused.
 from datetime import UTC, datetime, timedelta
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.sdk import DAG, CronDataIntervalTimetable
+from airflow.sdk import DAG, CronDataIntervalTimetable, Param
 
 from longseal_airflow.defaults import DEFAULT_ARGS
 from longseal_airflow.operators.prune import LongsealPlanPruneOperator, LongsealPruneOperator
@@ -28,8 +28,27 @@ with DAG(
     doc_md=__doc__,
     tags=["longseal", "retention"],
     default_args=DEFAULT_ARGS,
+    params={
+        "before": Param(
+            "retention",
+            type="string",
+            minLength=1,
+            description="Only what was signed before this time (2024-11-01T00:00:00Z)",
+        ),
+        "max_share": Param(
+            "retention",
+            type="string",
+            pattern="^(retention|[1-9][0-9]?|100)$",
+            description="Percent of a repository that may go, in place of retention.max_share",
+        ),
+    },
 ):
-    plan = LongsealPlanPruneOperator(task_id="plan", queue="signing")
+    plan = LongsealPlanPruneOperator(
+        task_id="plan",
+        before="{{ params.before }}",
+        max_share="{{ params.max_share }}",
+        queue="signing",
+    )
     approve = ApprovalOperator(
         task_id="approve",
         subject="Delete attestations past their retention from the registries?",
@@ -40,6 +59,12 @@ and archived, and is read back from the archive before anything goes.
 {% for name, count in found.by_repository.items() %}
 - {{ count }} from `{{ name }}`
 {%- endfor %}
+{% if found.stopped %}
+Due, and staying:
+{% for why, count in found.stopped.items() %}
+- {{ count }}: {{ why }}
+{%- endfor %}
+{% endif %}
 """,
         response_timeout=timedelta(days=6),
         retries=0,

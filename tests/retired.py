@@ -24,6 +24,8 @@ def trust_double(installation: Installation, start: datetime) -> SigstoreDouble:
     installation.write(
         trust={"trusted_root": "root.json"},
         registries=[{"name": "exported", "layout": "registry", "repositories": [REPOSITORY]}],
+        # One attachment is all that the repository has.
+        retention={"max_share": 100},
         policy=[{**rule, "identities": [{"issuer": ISSUER, "identity": IDENTITY}]}],
     )
     return sigstore

@@ -29,7 +29,7 @@ from longseal.archive.pack import (
     write_pack,
 )
 from longseal.archive.records import MAX_FILE_BYTES, record_files, record_line
-from longseal.archive.retention import evidence_class, retain_until
+from longseal.archive.retention import class_of, retain_until
 from longseal.canonical import digest_of, is_digest, parse_object, sha256_hex
 from longseal.errors import (
     LongsealError,
@@ -653,9 +653,9 @@ class Collector:
                 judgement = Judgement(Outcome.REJECTED, reason, engine=judgement.engine)
                 leaf = self._leaf(found, judgement)
             self._count(found, judgement)
-            kept = evidence_class(self._workspace.settings.retention, leaf)
+            kept = class_of(self._workspace.settings.retention, leaf)
             evidence = Evidence(leaf, found.manifest, found.payload)
-            yield _Kept(evidence, kept.name, retain_until(kept.keep, leaf))
+            yield _Kept(evidence, kept.name, retain_until(kept, leaf))
 
     def _archive(self, chunk: Iterable[_Kept]) -> None:
         """Pack what was judged: one pack for each class and month of retention."""

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from longseal.archive.leaf import Leaf
 from longseal.archive.pack import Evidence, Pack, load_pack, store_pack, write_pack
-from longseal.archive.retention import evidence_class, retain_until
+from longseal.archive.retention import class_of, retain_until
 from longseal.canonical import digest_of, sha256_hex
 from longseal.catalog.models import Evidence as Row
 from longseal.errors import MalformedError
@@ -347,8 +347,8 @@ def supersede(
     """
     groups: dict[tuple[str, datetime], list[Change]] = {}
     for change in changes:
-        kept = evidence_class(workspace.settings.retention, change.after)
-        key = (kept.name, retain_until(kept.keep, change.after))
+        kept = class_of(workspace.settings.retention, change.after)
+        key = (kept.name, retain_until(kept, change.after))
         groups.setdefault(key, []).append(change)
     now = workspace.now()
     # No store takes a date that is past, as that of evidence which only waits to be pruned.

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -284,18 +284,33 @@ class LogWatchSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetentionClass:
+    """:param keep: how long it stays in the registry
+    :param archive: how long the archive locks it at least; None for as long as ``keep``
+    :param outcomes: the verdicts of its evidence
+    """
+
     name: str
     keep: Duration
+    archive: Duration | None = None
     repositories: tuple[str, ...] = ("**",)
     predicates: tuple[str, ...] = ("**",)
+    outcomes: tuple[str, ...] = ("verified", "rejected", "ignored", "unknown")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetentionSettings:
-    """:param classes: in the order written; the first that takes an attestation has it"""
+    """:param classes: in the order written; the first that takes an attestation has it
+    :param floor: what no class may go under
+    :param max_share: most of a repository's attachments that a prune takes, in percent
+    :param max_count: most attachments that a prune takes
+    """
 
     default: Duration = Duration(24, "month")
+    archive: Duration | None = None
     classes: tuple[RetentionClass, ...] = ()
+    floor: Duration | None = None
+    max_share: int = 20
+    max_count: int = 50_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -800,7 +815,7 @@ def _build(document: _Document) -> Settings:
         seal=_seal(value.get("seal", {})),
         image_statement_days=value.get("image_statement_days", 400),
         harvest_workers=value.get("harvest", {}).get("workers"),
-        retention=_retention(value.get("retention", {})),
+        retention=_retention(document, value.get("retention", {})),
         sites=tuple(_site(item, folder) for item in value.get("sites", ())),
         lines=document.lines,
     )
@@ -908,20 +923,36 @@ def _host(url: str) -> str:
     return re.sub(r":\d+$", "", url.split("/")[2])
 
 
-def _retention(item: Mapping[str, Any]) -> RetentionSettings:
+_LISTS_OF_A_CLASS: Final = ("repositories", "predicates", "outcomes")
+
+
+def _retention(document: _Document, item: Mapping[str, Any]) -> RetentionSettings:
     default = "10 years" if item.get("profile") == "cra" else item.get("default", "24 months")
-    return RetentionSettings(
+    floor = _duration(item["floor"]) if "floor" in item else None
+    found = RetentionSettings(
         default=_duration(default),
+        archive=_duration(item["archive"]) if "archive" in item else None,
         classes=tuple(
             RetentionClass(
                 name=name,
                 keep=_duration(entry["keep"]),
-                repositories=tuple(entry.get("repositories", ("**",))),
-                predicates=tuple(entry.get("predicates", ("**",))),
+                archive=_duration(entry["archive"]) if "archive" in entry else None,
+                **{key: tuple(entry[key]) for key in _LISTS_OF_A_CLASS if key in entry},
             )
             for name, entry in item.get("classes", {}).items()
         ),
+        floor=floor,
+        **{name: item[name] for name in ("max_share", "max_count") if name in item},
     )
+    if floor is not None:
+        keeps = {f"retention.classes.{one.name}.keep": one.keep for one in found.classes}
+        for setting, keep in {"retention.default": found.default, **keeps}.items():
+            if keep.after(_ANY_DAY) < floor.after(_ANY_DAY):
+                raise document.error(setting, f"shorter than retention.floor, {item['floor']}")
+    return found
+
+
+_ANY_DAY: Final = datetime(2001, 1, 1, tzinfo=UTC)
 
 
 def _duration(text: str) -> Duration:

@@ -8,15 +8,31 @@ and leaves a tombstone for each under one signed deletion statement.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime
+from itertools import groupby
+from threading import Lock
 from typing import Any, Final
 
-from longseal.archive.holds import Holds, holding
+from longseal.archive.holds import Hold, Holds, holding
+from longseal.archive.interface import Stored
 from longseal.archive.leaf import Leaf
 from longseal.archive.pack import load_pack, pack_key
-from longseal.archive.records import Record, newest_records
-from longseal.archive.retention import evidence_class
+from longseal.archive.plan import (
+    PLAN_LIFE,
+    Item,
+    Place,
+    begun_key,
+    document_of,
+    due,
+    expired,
+    read_plan,
+    require_signed,
+)
+from longseal.archive.plan import plan as plan
+from longseal.archive.retention import class_of
 from longseal.canonical import (
     canonical_json,
     digest_of,
@@ -25,8 +41,7 @@ from longseal.canonical import (
     parse_timestamp,
     timestamp,
 )
-from longseal.catalog.models import Evidence
-from longseal.errors import RefusedError, VerificationError
+from longseal.errors import ConflictError, RefusedError, VerificationError
 from longseal.registry.attach import detach
 from longseal.seal.ceremony import Ceremony, check_bundle
 from longseal.seal.organisation import organisation_key
@@ -35,205 +50,84 @@ from longseal.seal.statement import Statement, Subject
 from longseal.seal.tree import leaf_hash
 from longseal.workspace import Workspace
 
-PLAN_LIFE: Final = timedelta(days=7)
-"""How long a plan may be carried out; the world changes."""
-
-MAX_PLAN_BYTES: Final = 64 * 1024 * 1024
+WORKERS: Final = 8
+"""Images of which attachments are deleted at once."""
 
 _LISTS: Final = ("rejected.jsonl", "ignored.jsonl", "unknown.jsonl")
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
-    """One attachment that would go, with where each of its pieces of evidence is kept.
+class ReadBack:
+    """What the archive gave back.
 
-    :param leaves: RFC 6962 hashes, hex, of the leaves of all evidence in the attachment
+    :param leaves: by leaf hash
+    :param packs: what is stored, by the pack's digest
     """
 
-    registry: str
-    repository: str
-    image: str
-    manifest: str
-    packs: tuple[str, ...]
-    seals: tuple[int, ...]
-    leaves: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """For the plan's document."""
-        return {
-            "registry": self.registry,
-            "repository": self.repository,
-            "image": self.image,
-            "manifest": self.manifest,
-            "packs": list(self.packs),
-            "seals": list(self.seals),
-            "leaves": list(self.leaves),
-        }
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Item:
-        """The inverse of :meth:`to_json`."""
-        return cls(
-            value["registry"],
-            value["repository"],
-            value["image"],
-            value["manifest"],
-            tuple(value["packs"]),
-            tuple(value["seals"]),
-            tuple(value["leaves"]),
-        )
+    leaves: Mapping[str, Leaf]
+    packs: Mapping[str, Stored]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """A signed plan.
+class Begun:
+    """A plan that is being carried out.
 
-    :param digest: of its document, which is what somebody approves
-    :param key_operations: that this run took for it
+    :param missing: what was gone before the first deletion: an alarm, and none of our doing
     """
 
-    digest: str
-    items: tuple[Item, ...]
-    key_operations: int
-
-
-def plan(workspace: Workspace) -> Plan | None:
-    """Plan what is past retention; None where nothing is, and then nothing is signed.
-
-    A plan with the same items that is still young is given again.
-    """
-    Holds(workspace).secure()
-    items = _due(workspace)
-    if not items:
-        return None
-    content = {"items": [item.to_json() for item in items]}
-    folder = f"prunes/{hex_of(digest_of(canonical_json(content)))}"
-    attempt = 1
-    while (ceremony := Ceremony(workspace, f"{folder}/{attempt}")).claimed:
-        document = _document(workspace, ceremony)
-        if not _expired(workspace, document):
-            break
-        attempt += 1
-    else:
-        document = canonical_json({**content, "createdAt": timestamp(workspace.now())})
-        workspace.keep(document)
-    statement = Statement(
-        (Subject.of(document, "plan.json"),),
-        predicate_type(workspace, "prune-plan"),
-        {"items": len(items), "keyid": organisation_key(workspace).keyid},
-    )
-    operations = ceremony.run(statement.format()).operations
-    if operations:
-        workspace.note("prune.planned", {"plan": digest_of(document), "items": len(items)})
-    return Plan(digest_of(document), tuple(items), operations)
-
-
-def _document(workspace: Workspace, ceremony: Ceremony) -> bytes:
-    subject = Statement.parse(ceremony.statement()).subjects[0]
-    return workspace.kept(f"sha256:{subject.digest['sha256']}")
-
-
-def _expired(workspace: Workspace, document: bytes) -> bool:
-    made = parse_object(document, "a prune plan", MAX_PLAN_BYTES)["createdAt"]
-    return workspace.now() > parse_timestamp(made) + PLAN_LIFE
-
-
-def _due(workspace: Workspace) -> list[Item]:
-    now, retention = workspace.now(), workspace.settings.retention
-    holds = Holds(workspace).in_force()
-    rows = workspace.catalog.prunable(now)
-    images = {(row.source, row.repository, row.image) for row in rows}
-    records = newest_records(workspace.archive, images)
-    groups: dict[tuple[str, str, str, str], list[Evidence]] = {}
-    for row in rows:
-        leaf = Leaf.parse(row.leaf.encode())
-        due = evidence_class(retention, leaf).keep.after(leaf.signed_at) <= now
-        if (
-            due
-            and not row.in_index
-            and _looked_for(records.get((row.source, row.repository, row.image)))
-        ):
-            key = (row.source, row.repository, row.image, row.manifest)
-            groups.setdefault(key, []).append(row)
-    return [
-        Item(
-            *key,
-            packs=tuple(sorted({row.pack for row in members})),
-            seals=tuple(sorted({row.seal for row in members if row.seal is not None})),
-            leaves=tuple(sorted(row.leaf_hash for row in members)),
-        )
-        for key, members in sorted(groups.items())
-        if len(members) == _evidence_in(workspace, key) and holding(holds, members) is None
-    ]
-
-
-def _looked_for(record: Record | None) -> bool:
-    """Unknown is never "nothing else there", and vanished evidence is an alarm: both block.
-
-    Evidence that was taken in from files hangs on nothing that anybody looked for.
-    """
-    return record is not None and not record.alarming
-
-
-def _evidence_in(workspace: Workspace, key: tuple[str, str, str, str]) -> int:
-    """An attachment goes whole or not at all: all evidence in it must be due."""
-    source, repository, image, manifest = key
-    return len(
-        workspace.catalog.evidence(
-            source=source, repository=repository, image=image, manifest=manifest
-        )
-    )
+    approver: str
+    at: datetime
+    missing: frozenset[Place]
 
 
 def execute(workspace: Workspace, digest: str, approver: str) -> dict[str, Any]:
     """Carry out an approved plan: read back, delete, bury. May be killed and run again.
 
+    What is held, or no longer as it was planned, stays. A run that was begun and is taken up when
+    its plan is too old deletes nothing more, and buries what is gone.
+
     :param digest: of the plan's document, as approved
     :param approver: who approved it
-    :raises RefusedError: the plan is not signed by the organisation's key, or too old
+    :raises RefusedError: the plan is not signed by the organisation's key, too old, or was made for
+        another state of the world; nothing is deleted then
     :raises VerificationError: an archived copy is not what it must be; nothing is deleted then
     """
     document = workspace.kept(digest)
-    _require_signed(workspace, document)
-    items = [
-        Item.from_json(value)
-        for value in parse_object(document, "a prune plan", MAX_PLAN_BYTES)["items"]
-    ]
-    buried = Ceremony(workspace, f"deletions/{hex_of(digest)}")
-    if not buried.finished:
-        if _expired(workspace, document):
-            raise RefusedError(f"the plan is older than {PLAN_LIFE.days} days: make it again")
-        leaves = read_back(workspace, items)
-        gone = _delete(workspace, items)
-        kept = len(items) - len(gone)
-        if not gone:
-            raise RefusedError(f"legal holds stop all {kept} deletions of the plan: plan again")
-        tombstones = _tombstones(workspace, gone, leaves, digest, approver)
-        workspace.keep(tombstones)
-        statement = Statement(
-            (Subject.of(tombstones, "tombstones.jsonl"),),
-            predicate_type(workspace, "deletion"),
-            {
-                "plan": digest,
-                "approver": approver,
-                "deleted": len(gone),
-                "kept": kept,
-                "keyid": organisation_key(workspace).keyid,
-            },
-        )
-        finished = buried.run(statement.format())
-        operations = finished.operations
-        workspace.note(
-            "prune.deleted",
-            {"plan": digest, "approver": approver, "deletion": finished.digest}
-            | {"deleted": len(gone), "kept": kept},
-        )
-    else:
-        operations = 0
-    deletion = digest_of(buried.bundle())
-    gone = _buried(workspace, buried)
-    rows = [row for item in gone for row in _rows(workspace, item)]
-    workspace.catalog.bury([row.id for row in rows if row.tombstone is None], deletion)
+    require_signed(workspace, document)
+    items, before = read_plan(document)
+    burial = Ceremony(workspace, f"deletions/{hex_of(digest)}")
+    operations = 0
+    if not burial.finished:
+        rows = _rows(workspace, items)
+        if not burial.claimed:
+            begun = _begin(workspace, digest, document, items, before, approver)
+            _mark(workspace, rows, items, digest)
+            found = _read_back(workspace, digest, items)
+            gone = _delete(workspace, items, begun, rows, expired(workspace, document))
+            if not gone:
+                raise RefusedError(
+                    "nothing of the plan was deleted: all of it is held, missing or changed;"
+                    " plan again"
+                )
+            statement = _deletion(workspace, digest, begun, items, gone, found)
+        else:
+            statement = burial.statement()
+        operations = burial.run(statement).operations
+    deletion = digest_of(burial.bundle())
+    gone = _buried(workspace, burial)
+    rows = _rows(workspace, items)
+    _note(workspace, digest, deletion, burial)
+    places = {item.place: item for item in gone}
+    under = {deletion: [], None: []}  # type: dict[str | None, list[int]]
+    for place, members in rows.items():
+        leaves = set(places[place].leaves) if place in places else set()
+        for row in members:
+            if row.leaf_hash in leaves and row.tombstone in (None, digest):
+                under[deletion].append(row.id)
+            elif row.tombstone == digest:
+                under[None].append(row.id)
+    for tombstone, ids in under.items():
+        workspace.catalog.bury(ids, tombstone)
     return {
         "plan": digest,
         "deleted": len(gone),
@@ -243,26 +137,103 @@ def execute(workspace: Workspace, digest: str, approver: str) -> dict[str, Any]:
     }
 
 
-def _require_signed(workspace: Workspace, document: bytes) -> None:
-    content = {"items": parse_object(document, "a prune plan", MAX_PLAN_BYTES)["items"]}
-    folder = f"prunes/{hex_of(digest_of(canonical_json(content)))}/"
-    for key in workspace.archive.keys(folder):
-        if not key.endswith("/bundle.sigstore.json"):
-            continue
-        ceremony = Ceremony(workspace, key.rpartition("/")[0])
-        if _document(workspace, ceremony) == document:
-            check_bundle(workspace, ceremony.bundle())
-            return
-    raise RefusedError(f"the plan {digest_of(document)} is not signed: plan first")
+def _begin(
+    workspace: Workspace,
+    digest: str,
+    document: bytes,
+    items: Sequence[Item],
+    before: datetime | None,
+    approver: str,
+) -> Begun:
+    """Note that the plan is being carried out, unless it is."""
+    key = begun_key(digest)
+    if workspace.archive.stat(key) is None:
+        if expired(workspace, document):
+            raise RefusedError(f"the plan is older than {PLAN_LIFE.days} days: make it again")
+        _require_unchanged(workspace, items, before)
+        missing = [
+            item.place
+            for item in items
+            if workspace.registry(item.registry).manifest(item.repository, item.manifest) is None
+        ]
+        begun = {
+            "plan": digest,
+            "approver": approver,
+            "at": timestamp(workspace.now()),
+            "missing": sorted(map(list, missing)),
+        }
+        with suppress(ConflictError):
+            workspace.store(key, canonical_json(begun))
+            workspace.note("prune.begun", {**begun, "missing": len(missing)})
+    found = parse_object(workspace.archive.get(key), key)
+    return Begun(
+        found["approver"],
+        parse_timestamp(found["at"]),
+        frozenset((a, b, c, d) for a, b, c, d in found["missing"]),
+    )
 
 
-def read_back(workspace: Workspace, items: Sequence[Item]) -> dict[str, Leaf]:
+def _require_unchanged(
+    workspace: Workspace, items: Sequence[Item], before: datetime | None
+) -> None:
+    names = {item.repository for item in items}
+    now = {item.place: item for item in due(workspace, before, names).items}
+    changed = [item for item in items if now.get(item.place) != item]
+    if changed:
+        first = changed[0]
+        raise RefusedError(
+            f"{len(changed)} attachments of the plan are no longer due as it says, the first"
+            f" {first.manifest} of {first.repository}@{first.image}: make it again"
+        )
+
+
+def _mark(
+    workspace: Workspace, rows: Mapping[Place, Sequence[Any]], items: Iterable[Item], digest: str
+) -> None:
+    """Have the catalog know before anything goes: no harvest takes it for vanished meanwhile."""
+    going = {item.place: set(item.leaves) for item in items}
+    workspace.catalog.bury(
+        [
+            row.id
+            for place, members in rows.items()
+            for row in members
+            if row.leaf_hash in going[place] and row.tombstone is None
+        ],
+        digest,
+    )
+
+
+def _rows(workspace: Workspace, items: Sequence[Item]) -> dict[Place, list[Any]]:
+    """The catalog's rows of each item's attachment."""
+    wanted = {item.place for item in items}
+    found: dict[Place, list[Any]] = {place: [] for place in wanted}
+    for row in workspace.catalog.placed({item.repository for item in items}):
+        place = (row.source, row.repository, row.image, row.manifest)
+        if place in wanted:
+            found[place].append(row)
+    return found
+
+
+# -- reading back --------------------------------------------------------------------------------
+
+
+def _read_back(workspace: Workspace, digest: str, items: Sequence[Item]) -> ReadBack:
+    try:
+        return read_back(workspace, items)
+    except VerificationError as err:
+        workspace.note("prune.alarm", {"plan": digest, "reason": str(err)[:2000]})
+        raise
+
+
+def read_back(workspace: Workspace, items: Sequence[Item]) -> ReadBack:
     """Read every archived copy back whole, once a pack, and find it in its seal.
 
-    :returns: the leaf of each leaf hash
-    :raises VerificationError: a copy is missing, changed, or locked for less time than promised
+    :raises VerificationError: a copy is missing, changed, not past its retention, or locked for
+        less time than promised
     """
     leaves: dict[str, Leaf] = {}
+    packs: dict[str, Stored] = {}
+    wanted = {one for item in items for one in item.leaves}
     for digest in sorted({pack for item in items for pack in item.packs}):
         stored = workspace.archive.stat(pack_key(digest))
         if stored is None:
@@ -272,75 +243,135 @@ def read_back(workspace: Workspace, items: Sequence[Item]) -> dict[str, Leaf]:
             raise VerificationError(
                 f"the pack {digest} is kept until {stored.retain_until}, promised was {promised}"
             )
+        packs[digest] = stored
         for evidence in load_pack(workspace.archive, digest):
-            leaves[leaf_hash(evidence.leaf.line()).hex()] = evidence.leaf
+            hashed = leaf_hash(evidence.leaf.line()).hex()
+            if hashed in wanted:
+                leaves[hashed] = evidence.leaf
     sealed: set[str] = set()
     for sequence in sorted({seal for item in items for seal in item.seals}):
         seal = read_seal(workspace, sequence)
         check_bundle(workspace, seal.bundle)
         files = seal.files()
         named = [*seal.files("leaves/").values(), *(files[name] for name in _LISTS)]
-        sealed.update(leaf_hash(line).hex() for line in read_lines(workspace, named))
+        hashes = (leaf_hash(line).hex() for line in read_lines(workspace, named))
+        sealed.update(hashed for hashed in hashes if hashed in wanted)
     for item in items:
-        for wanted in item.leaves:
-            if wanted not in leaves or wanted not in sealed:
-                where = "archived" if wanted in sealed else "sealed"
+        for one in item.leaves:
+            if one not in leaves or one not in sealed:
+                where = "archived" if one in sealed else "sealed"
                 raise VerificationError(f"{item.manifest} of {item.image} is not {where}")
-            leaf = leaves[wanted]
-            if (leaf.manifest, leaf.image) != (item.manifest, item.image):
-                raise VerificationError(f"the plan mistakes {item.manifest} for {leaf.manifest}")
-    return leaves
+            _require_due(workspace, item, leaves[one])
+    return ReadBack(leaves, packs)
 
 
-def _delete(workspace: Workspace, items: Iterable[Item]) -> list[Item]:
-    """Delete all that nothing holds.
+def _require_due(workspace: Workspace, item: Item, leaf: Leaf) -> None:
+    """The catalog said so; the sealed leaf is what counts."""
+    if (leaf.registry, leaf.repository, leaf.image, leaf.manifest) != item.place:
+        raise VerificationError(f"the plan mistakes {item.manifest} for {leaf.manifest}")
+    keep = class_of(workspace.settings.retention, leaf).keep
+    if keep.after(leaf.signed_at) > workspace.now():
+        raise VerificationError(
+            f"{item.manifest} of {item.image} was signed at {timestamp(leaf.signed_at)} and is not"
+            " past its retention: somebody wrote into the catalog; rebuild it"
+        )
 
+
+# -- deleting ------------------------------------------------------------------------------------
+
+
+def _delete(
+    workspace: Workspace,
+    items: Sequence[Item],
+    begun: Begun,
+    rows: Mapping[Place, Sequence[Any]],
+    late: bool,
+) -> list[Item]:
+    """Delete all that nothing holds; of one image, one after the other.
+
+    :param late: nothing more may be deleted
     :returns: what is gone, also by a run that was killed before it could say so
     """
-    holds = Holds(workspace)
-    gone = []
-    for item in items:
-        registry = workspace.registry(item.registry)
-        held = holding(holds.in_force(), _rows(workspace, item))
-        if held is None or registry.manifest(item.repository, item.manifest) is None:
+    register, lock = Holds(workspace), Lock()
+
+    def in_force() -> tuple[Hold, ...]:
+        with lock:
+            return register.in_force()
+
+    def of_image(members: Sequence[Item]) -> list[Item]:
+        gone = []
+        for item in members:
+            if item.place in begun.missing:
+                continue
+            registry = workspace.registry(item.registry)
+            there = registry.manifest(item.repository, item.manifest) is not None
+            going = [row for row in rows[item.place] if row.leaf_hash in item.leaves]
+            if there and (late or holding(in_force(), going) is not None):
+                continue
             detach(registry, item.repository, item.image, item.manifest)
             gone.append(item)
-    return gone
+        return gone
+
+    ordered = sorted(items, key=lambda item: item.place)
+    images = [list(group) for _, group in groupby(ordered, key=lambda item: item.place[:3])]
+    with ThreadPoolExecutor(WORKERS) as pool:
+        return [item for gone in pool.map(of_image, images) for item in gone]
+
+
+# -- burying -------------------------------------------------------------------------------------
+
+
+def _deletion(
+    workspace: Workspace,
+    digest: str,
+    begun: Begun,
+    items: Sequence[Item],
+    gone: Sequence[Item],
+    found: ReadBack,
+) -> bytes:
+    tombstones = b"".join(
+        canonical_json(
+            {
+                **item.to_json(),
+                "bundles": sorted(found.leaves[one].sha256 for one in item.leaves),
+                "versions": [found.packs[pack].version for pack in item.packs],
+                "plan": digest,
+                "approver": begun.approver,
+                "run": workspace.actor,
+                "deletedAt": timestamp(begun.at),
+            }
+        )
+        + b"\n"
+        for item in gone
+    )
+    workspace.keep(tombstones)
+    return Statement(
+        (Subject.of(tombstones, "tombstones.jsonl"),),
+        predicate_type(workspace, "deletion"),
+        {
+            "plan": digest,
+            "approver": begun.approver,
+            "deleted": len(gone),
+            "kept": len(items) - len(gone),
+            "keyid": organisation_key(workspace).keyid,
+        },
+    ).format()
 
 
 def _buried(workspace: Workspace, deletion: Ceremony) -> list[Item]:
     """What a finished deletion statement has tombstones for."""
-    lines = _document(workspace, deletion).splitlines()
+    lines = document_of(workspace, deletion).splitlines()
     return [Item.from_json(parse_object(line, "a tombstone")) for line in lines]
 
 
-def _tombstones(
-    workspace: Workspace,
-    items: Iterable[Item],
-    leaves: Mapping[str, Leaf],
-    plan_digest: str,
-    approver: str,
-) -> bytes:
-    at = timestamp(workspace.now())
-    return b"".join(
-        canonical_json(
-            {
-                **item.to_json(),
-                "bundles": sorted(leaves[one].sha256 for one in item.leaves),
-                "plan": plan_digest,
-                "approver": approver,
-                "deletedAt": at,
-            }
-        )
-        + b"\n"
-        for item in items
-    )
-
-
-def _rows(workspace: Workspace, item: Item) -> list[Evidence]:
-    return workspace.catalog.evidence(
-        source=item.registry,
-        repository=item.repository,
-        image=item.image,
-        manifest=item.manifest,
-    )
+def _note(workspace: Workspace, digest: str, deletion: str, burial: Ceremony) -> None:
+    """Into the ledger, once, also where a run was killed before it came to that."""
+    for entry in workspace.ledger.newest_first():
+        if entry.details.get("plan") == digest:
+            if entry.action == "prune.deleted":
+                return
+            if entry.action == "prune.begun":
+                break
+    said = Statement.parse(burial.statement()).predicate
+    details = {name: said[name] for name in ("plan", "approver", "deleted", "kept")}
+    workspace.note("prune.deleted", {**details, "deletion": deletion})

@@ -9,25 +9,43 @@ from longseal.patterns import matches_any
 from longseal.settings import Duration, RetentionClass, RetentionSettings
 
 
-def evidence_class(retention: RetentionSettings, leaf: Leaf) -> RetentionClass:
-    """The class that ``leaf`` belongs to: the first that takes it, else the default.
+def class_of(retention: RetentionSettings, leaf: Leaf) -> RetentionClass:
+    """The class that ``leaf`` belongs to."""
+    return evidence_class(retention, leaf.repository, leaf.predicate_type, leaf.verdict)
+
+
+def evidence_class(
+    retention: RetentionSettings, repository: str, predicate_type: str | None, verdict: str
+) -> RetentionClass:
+    """The class that such evidence belongs to: the first that takes it, else the default.
 
     The name carries the verdict too: a pack never mixes classes.
     """
     for each in retention.classes:
-        if matches_any(each.repositories, leaf.repository) and matches_any(
-            each.predicates, leaf.predicate_type or ""
+        if (
+            matches_any(each.repositories, repository)
+            and matches_any(each.predicates, predicate_type or "")
+            and verdict in each.outcomes
         ):
-            return RetentionClass(name=f"{each.name}.{leaf.verdict}", keep=each.keep)
-    return RetentionClass(name=f"default.{leaf.verdict}", keep=retention.default)
+            return RetentionClass(
+                name=f"{each.name}.{verdict}",
+                keep=each.keep,
+                archive=each.archive or retention.archive,
+            )
+    return RetentionClass(
+        name=f"default.{verdict}", keep=retention.default, archive=retention.archive
+    )
 
 
-def retain_until(keep: Duration, leaf: Leaf) -> datetime:
-    """The first moment of the month after the one in which ``keep`` ends.
+def retain_until(kept: RetentionClass, leaf: Leaf) -> datetime:
+    """The first moment of the month after the one in which the archive may let go of ``leaf``.
 
-    Whole months, so that packs of one month share a date; counted from the collection, since the
-    archive holds it from then on, and since the clock of whoever dated it may be wrong.
+    That is not before the registry may. Whole months, so that packs of one month share a date;
+    counted from the collection, since the archive holds it from then on, and since the clock of
+    whoever dated it may be wrong.
     """
-    end = keep.after(leaf.collected_at)
+    end = kept.keep.after(leaf.collected_at)
+    if kept.archive is not None:
+        end = max(end, kept.archive.after(leaf.collected_at))
     month = end.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     return Duration(1, "month").after(month)

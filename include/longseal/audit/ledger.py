@@ -199,6 +199,24 @@ class Ledger:
             self._head = self._read(known)
         return self._head
 
+    def newest_first(self) -> Iterator[Entry]:
+        """Every entry from the head back, each the one that the later one names.
+
+        :raises VerificationError: at the first that is not
+        """
+        entry = self.head()
+        while entry is not None:
+            yield entry
+            if entry.sequence == 1:
+                return
+            before = self._read(entry.sequence - 1)
+            if before.sha256 != entry.previous:
+                raise VerificationError(
+                    f"the {self._name}'s entry {entry.sequence} is not chained to entry "
+                    f"{before.sequence}: one of the two was changed"
+                )
+            entry = before
+
     def walk(self, until: int | None = None) -> Iterator[Entry]:
         """Every entry from the first on, each checked against the one before it.
 

@@ -598,22 +598,11 @@ class Catalog:
                 some = query if part is None else query.where(Evidence.repository.in_(part))
                 yield from session.execute(some.execution_options(yield_per=_BATCH))
 
-    def prunable(self, before: datetime) -> list[Evidence]:
-        """Sealed evidence signed before ``before`` whose registry copy is still there."""
-        return self._all(
-            select(Evidence)
-            .join(Pack, Pack.digest == Evidence.pack)
-            .where(
-                Evidence.seal.is_not(None),
-                Evidence.tombstone.is_(None),
-                Evidence.signed_at < before,
-                Pack.state == "stored",
-            )
-            .order_by(Evidence.id)
-        )
+    def bury(self, evidence: Collection[int], deletion: str | None) -> None:
+        """The registry's copies of ``evidence`` are gone, under this deletion statement.
 
-    def bury(self, evidence: Collection[int], deletion: str) -> None:
-        """The registry's copies of ``evidence`` are gone, under this deletion statement."""
+        :param deletion: the plan's digest while it is carried out; None where a copy stayed
+        """
         with self.session() as session:
             for part in _parts(sorted(evidence)):
                 session.execute(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from longseal.canonical import parse_timestamp
 from longseal.cli.command import DONE, FINDINGS, Verbs, workspace_of
 from longseal.cli.output import print_json, show, show_checks
 from longseal.errors import RefusedError
@@ -15,6 +16,12 @@ def add(verbs: Verbs) -> None:
         "prune", _prune, "Plan what is past retention, or carry out an approved plan."
     )
     prune.add_argument("--approve", metavar="DIGEST", help="carry out the plan with this digest")
+    prune.add_argument(
+        "--before", metavar="YYYY-MM-DDTHH:MM:SSZ", help="plan only what was signed before"
+    )
+    prune.add_argument(
+        "--max-share", type=int, metavar="PERCENT", help="in place of retention.max_share"
+    )
     prune.add_argument("--approver", default=os.environ.get("USER", ""), help="who approves it")
 
     mirror = verbs.verb("mirror", _mirror, "Bring images and their proof to a site.")
@@ -35,14 +42,16 @@ def _prune(arguments: argparse.Namespace) -> int:
             raise RefusedError("say who approves the plan: --approver NAME")
         document = prune.execute(workspace, arguments.approve, arguments.approver)
         show(arguments, "Pruned", document, document)
-        return DONE
-    planned = prune.plan(workspace)
+        return FINDINGS if document["kept"] else DONE
+    before = None if arguments.before is None else parse_timestamp(arguments.before)
+    planned = prune.plan(workspace, before, arguments.max_share)
     if planned is None:
         show(arguments, "Prune", {"due": 0}, {"plan": None, "items": []})
         return DONE
     document = {
         "plan": planned.digest,
         "items": [item.to_json() for item in planned.items],
+        "stopped": dict(planned.stopped),
         "key_operations": planned.key_operations,
     }
     show(
@@ -50,6 +59,7 @@ def _prune(arguments: argparse.Namespace) -> int:
         "Prune",
         {
             "due": len(planned.items),
+            "due and staying": dict(planned.stopped),
             "plan": planned.digest,
             "to carry it out": f"longseal prune --approve {planned.digest}",
         },

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
 from longseal.archive.prune import execute, plan
-from longseal.errors import RefusedError
+from longseal.canonical import parse_timestamp
+from longseal.errors import MalformedError, RefusedError
 from longseal.workspace import Workspace
 from longseal_airflow.operators.base import LongsealOperator, given
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+RETENTION = "retention"
+"""What the settings say under that name, and nothing else."""
 
 SHOWN = 50
 """Repositories that a plan's summary counts one by one."""
@@ -28,20 +34,37 @@ class LongsealPlanPruneOperator(LongsealOperator):
     still young is given again.
 
     Returns the ``plan`` (digest), its ``items`` (a count), the counts ``by_repository`` of the
-    first 50, and ``key_operations``.
+    first 50, what is due and ``stopped``, and ``key_operations``.
+
+    :param before: ``retention``, or a time of RFC 3339: only what was signed before it (templated).
+        What renders to nothing, or to ``None``, is refused
+    :param max_share: ``retention``, or a number of percent in place of ``retention.max_share``
+        (templated)
     """
+
+    template_fields: Sequence[str] = (*LongsealOperator.template_fields, "before", "max_share")
+
+    def __init__(
+        self, *, before: str = RETENTION, max_share: str | int = RETENTION, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.before = before
+        self.max_share = max_share
 
     def act(self, workspace: Workspace, context: Context) -> dict[str, Any]:
         """Plan."""
-        planned = plan(workspace)
+        planned = plan(workspace, cutoff(self.before), share(self.max_share))
         if planned is None:
             raise AirflowSkipException("Nothing is past its retention.")
         counts = Counter(f"{item.registry}/{item.repository}" for item in planned.items)
+        if planned.stopped:
+            self.log_table("Due, and stay", [f"{n} {why}" for why, n in planned.stopped.items()])
         self.log_table("Would go", [f"{count} from {name}" for name, count in counts.items()])
         return {
             "plan": planned.digest,
             "items": len(planned.items),
             "by_repository": dict(counts.most_common(SHOWN)),
+            "stopped": dict(planned.stopped),
             "key_operations": planned.key_operations,
         }
 
@@ -50,10 +73,11 @@ class LongsealPruneOperator(LongsealOperator):
     """Carry out an approved plan: read every archived copy back whole, delete, leave tombstones.
 
     A plan that was carried out is not carried out again. Refused at once: a plan that nobody
-    approved, that is not signed, or that is older than a week; and, before anything is deleted, an
-    archived copy that is missing or changed.
+    approved, that is not signed, that is older than a week, or whose world has changed; and, before
+    anything is deleted, an archived copy that is missing or changed.
 
-    Returns the ``plan``, how many attachments were ``deleted``, the digest of the ``deletion``
+    Returns the ``plan``, how many attachments were ``deleted``, how many of the plan were ``kept``
+    (held meanwhile, or gone before), the digest of the ``deletion``
     statement, and ``key_operations``.
 
     :param plan: digest of the approved plan (templated)
@@ -70,6 +94,37 @@ class LongsealPruneOperator(LongsealOperator):
     def act(self, workspace: Workspace, context: Context) -> dict[str, Any]:
         """Prune."""
         return execute(workspace, given("plan", self.plan, str), approver_of(self.approval))
+
+
+def cutoff(before: object) -> datetime | None:
+    """The cutoff that was given.
+
+    :raises RefusedError: none was, or something else than a time
+    """
+    if before == RETENTION:
+        return None
+    try:
+        return parse_timestamp(before)  # type: ignore[arg-type]
+    except MalformedError as err:
+        raise RefusedError(
+            f"before: expected {RETENTION!r} or a time as 2024-11-01T00:00:00Z, found"
+            f" {str(before)[:40]!a}: nothing is planned"
+        ) from err
+
+
+def share(given: object) -> int | None:
+    """The share that was given, in percent.
+
+    :raises RefusedError: it is no whole number
+    """
+    if given == RETENTION:
+        return None
+    if re.fullmatch(r"[1-9][0-9]?|100", str(given)) is None:
+        raise RefusedError(
+            f"max_share: expected {RETENTION!r} or a number from 1 to 100, found"
+            f" {str(given)[:40]!a}: nothing is planned"
+        )
+    return int(str(given))
 
 
 def approver_of(approval: object) -> str:

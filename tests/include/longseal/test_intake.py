@@ -362,7 +362,7 @@ def test_evidence_taken_in_is_sealed_and_no_registry_is_told_to_delete_it(
     sealed = seal(workspace, "r-late").sealed
     assert sealed is not None
     assert sealed.statement.predicate["counts"]["registries"] == {"intake": 1}
-    assert {row.source for row in workspace.catalog.prunable(workspace.now())} == {
+    assert {row.source for row in workspace.catalog.placed()} == {
         "exported",
         "intake",
     }

@@ -407,6 +407,26 @@ def test_a_file_that_is_not_there_is_named(folder: Path) -> None:
         ("trust: {", "retention: {default: 0 days}\ntrust: {", "expected a duration, as in 24"),
         (
             "trust: {",
+            "retention: {floor: 12 months, default: 364 days}\ntrust: {",
+            "4: retention.default: shorter than retention.floor, 12 months",
+        ),
+        (
+            "trust: {",
+            "retention: {floor: 1 year, classes: {sbom: {keep: 11 months}}}\ntrust: {",
+            "4: retention.classes.sbom.keep: shorter than retention.floor, 1 year",
+        ),
+        (
+            "trust: {",
+            "retention: {max_share: 0}\ntrust: {",
+            "4: retention.max_share",
+        ),
+        (
+            "trust: {",
+            "retention: {classes: {sbom: {keep: 1 day, outcomes: [good]}}}\ntrust: {",
+            "4: retention.classes.sbom.outcomes",
+        ),
+        (
+            "trust: {",
             "retention: {default: 1 day, profile: cra}\ntrust: {",
             "4: retention: give only one of default and profile",
         ),

@@ -104,7 +104,7 @@ def test_a_plan_older_than_a_week_is_refused(retired: tuple[Installation, str]) 
     assert not gone(installation, manifest)
 
 
-@pytest.mark.parametrize("harm", ["changed", "missing", "shortened"])
+@pytest.mark.parametrize("harm", ["changed", "truncated", "missing", "shortened"])
 def test_a_copy_that_does_not_read_back_stops_the_deletion(
     retired: tuple[Installation, str], harm: str
 ) -> None:
@@ -118,6 +118,8 @@ def test_a_copy_that_does_not_read_back_stops_the_deletion(
         data = bytearray(pack.read_bytes())
         data[len(data) // 2] ^= 1
         pack.write_bytes(data)
+    elif harm == "truncated":
+        pack.write_bytes(pack.read_bytes()[:-1])
     elif harm == "missing":
         pack.unlink()
     else:
@@ -125,6 +127,7 @@ def test_a_copy_that_does_not_read_back_stops_the_deletion(
     with pytest.raises(VerificationError):
         prune.execute(workspace, planned.digest, "grace")
     assert not gone(installation, manifest)
+    assert [entry.action for entry in workspace.ledger.walk()][-1] == "prune.alarm"
 
 
 @pytest.mark.parametrize("change", [{"state": "unknown"}, {"vanished": ["sha256:" + "1" * 64]}])
@@ -140,23 +143,3 @@ def test_an_image_that_was_not_wholly_looked_for_is_not_pruned_whatever_the_cata
         workspace.store(key, data)
     assert workspace.catalog.images()[0].state == "whole"
     assert prune.plan(workspace) is None
-
-
-def test_a_run_that_was_killed_between_deletion_and_tombstone_is_taken_up(
-    retired: tuple[Installation, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    installation, manifest = retired
-    planned = prune.plan(installation.workspace())
-    assert planned is not None
-    with monkeypatch.context() as patch:
-        patch.setattr(prune, "_tombstones", _killed)
-        with pytest.raises(KeyboardInterrupt):
-            prune.execute(installation.workspace(), planned.digest, "grace")
-    assert gone(installation, manifest)
-    workspace = installation.workspace()
-    assert prune.execute(workspace, planned.digest, "grace")["deleted"] == 1
-    assert workspace.catalog.evidence()[0].tombstone is not None
-
-
-def _killed(*_: object) -> bytes:
-    raise KeyboardInterrupt

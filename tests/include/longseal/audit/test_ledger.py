@@ -57,6 +57,16 @@ def test_each_entry_names_the_one_before_it(tmp_path: Path) -> None:
     assert (tmp_path / "ledger/00000003.json").read_bytes() == entries[-1].data
 
 
+def test_the_way_back_is_checked_as_the_way_forth(tmp_path: Path) -> None:
+    ledger = filled(tmp_path, 3)
+    assert list(ledger.newest_first()) == [*ledger.walk()][::-1]
+    assert list(Ledger(DirectoryArchive(tmp_path), folder="other").newest_first()) == []
+    entry = tmp_path / "ledger/00000001.json"
+    rewrite(tmp_path, 1, entry.read_bytes().replace(b'"number":0', b'"number":9'))
+    with pytest.raises(VerificationError, match="entry 2 is not chained to entry 1"):
+        list(Ledger(DirectoryArchive(tmp_path)).newest_first())
+
+
 def test_the_page_has_the_vector_that_the_code_makes() -> None:
     text = PAGE.read_text()
     first, second = re.findall(r"```json\n(.*?)\n```", text, re.DOTALL)

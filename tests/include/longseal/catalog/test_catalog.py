@@ -275,23 +275,28 @@ def test_a_seal_noted_twice_is_one_seal(catalog: Catalog) -> None:
     assert [row.seal for row in catalog.evidence()] == [1]
 
 
-def test_prunable_is_what_is_sealed_stored_and_still_there(catalog: Catalog) -> None:
+def test_what_is_placed_comes_by_place_and_says_what_retention_asks(catalog: Catalog) -> None:
     store(
         catalog,
         "p",
-        evidence("p", bundle="sealed"),
-        evidence("p", bundle="unsealed"),
         evidence("p", bundle="buried"),
-        evidence("p", bundle="young", signed_at=NOW),
+        evidence("p", bundle="there", repository="corp/b"),
+        evidence("p", bundle="unsealed", repository="corp/a"),
     )
-    sealed = [
-        each
-        for name in ("sealed", "buried", "young")
-        for each in hashes(catalog, bundle=digest(name))
-    ]
-    catalog.add_seal(seal(1), sealed)
-    catalog.bury([row.id for row in catalog.evidence(bundle=digest("buried"))], digest("deletion"))
-    assert [row.bundle for row in catalog.prunable(NOW)] == [digest("sealed")]
+    for name in ("buried", "there"):
+        catalog.add_seal(seal(1), hashes(catalog, bundle=digest(name)))
+    buried = catalog.evidence(bundle=digest("buried"))
+    catalog.bury([row.id for row in buried], digest("deletion"))
+    found = list(catalog.placed())
+    assert [row.repository for row in found] == sorted(row.repository for row in found)
+    assert {row.bundle: (row.seal, row.tombstone) for row in found} == {
+        digest("unsealed"): (None, None),
+        digest("there"): (1, None),
+        digest("buried"): (1, digest("deletion")),
+    }
+    assert [row.bundle for row in catalog.placed({"corp/b"})] == [digest("there")]
+    catalog.bury([row.id for row in buried], None)
+    assert all(row.tombstone is None for row in catalog.placed())
 
 
 def test_image_statements_come_oldest_seal_first_and_can_go(catalog: Catalog) -> None:

@@ -34,6 +34,7 @@ def test_an_approved_plan_is_carried_out_once(take: Take, installation: Installa
         "plan": planned["plan"],
         "items": 1,
         "by_repository": {f"exported/{REPOSITORY}": 1},
+        "stopped": {},
         "key_operations": 1,
     }
     assert take(LongsealPlanPruneOperator) == {**planned, "key_operations": 0}
@@ -83,6 +84,29 @@ def test_nothing_is_deleted_that_nobody_approved(
 def test_a_plan_that_came_out_empty_is_refused(take: Take, plan: Any) -> None:
     with pytest.raises(AirflowFailException, match="plan: expected a str"):
         take(LongsealPruneOperator, plan=plan, approval=APPROVAL)
+
+
+@pytest.mark.parametrize(
+    "before",
+    ["", "None", None, "never", "1700000000", 1700000000, "2024-11", "2999-01-01T00:00:00Z"],
+)
+def test_a_cutoff_that_is_none_or_in_the_future_is_refused(
+    take: Take, installation: Installation, before: Any
+) -> None:
+    retire(installation)
+    with pytest.raises(AirflowFailException, match=r"before: expected|in the future"):
+        take(LongsealPlanPruneOperator, before=before)
+    with pytest.raises(AirflowSkipException):
+        take(LongsealPlanPruneOperator, before="2023-04-01T00:00:00Z")
+    assert take(LongsealPlanPruneOperator, before="2023-06-01T00:00:00Z")["items"] == 1
+
+
+@pytest.mark.parametrize("share", ["", "None", None, "0", "101", 1.5, True, "20 %"])
+def test_a_share_that_is_none_is_refused(
+    take: Take, installation: Installation, share: Any
+) -> None:
+    with pytest.raises(AirflowFailException, match="max_share: expected"):
+        take(LongsealPlanPruneOperator, max_share=share)
 
 
 def test_a_document_that_is_no_signed_plan_is_not_carried_out(
