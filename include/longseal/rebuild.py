@@ -22,7 +22,7 @@ from longseal.archive.leaf import Leaf
 from longseal.archive.pack import Evidence as Item
 from longseal.archive.pack import load_pack, pack_key, pack_label, packs_in, store_index
 from longseal.archive.records import newest_records
-from longseal.archive.retention import evidence_class, retain_until
+from longseal.archive.retention import class_of, retain_until
 from longseal.canonical import digest_of, parse_object, sha256_hex
 from longseal.catalog import models
 from longseal.errors import MalformedError, RestoreInProgress, VerificationError
@@ -287,13 +287,13 @@ def _pack_row(workspace: Workspace, digest: str, items: Collection[Item]) -> dic
     assert stored is not None
     label = pack_label(workspace.archive, digest)
     first = next(iter(items)).leaf
-    kept = evidence_class(workspace.settings.retention, first)
+    kept = class_of(workspace.settings.retention, first)
     until = label.retain_until if label else stored.retain_until
     return {
         "digest": digest,
         "state": "stored",
         "evidence_class": label.evidence_class if label else kept.name,
-        "retain_until": until or retain_until(kept.keep, first),
+        "retain_until": until or retain_until(kept, first),
         "claimed_at": max(item.leaf.collected_at for item in items),
         "size": stored.size,
         "members": len(items),
