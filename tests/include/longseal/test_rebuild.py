@@ -18,6 +18,7 @@ from longseal import judgement, rebuild
 from longseal.archive import prune
 from longseal.archive.interface import Stored
 from longseal.archive.leaf import Leaf
+from longseal.archive.plan import due
 from longseal.audit.comparison import compare
 from longseal.catalog import models
 from longseal.errors import MalformedError, RestoreInProgress, VerificationError
@@ -121,7 +122,7 @@ def test_a_catalog_that_was_deleted_gives_the_same_answers_again(lived: Installa
     assert made.failed == {}
     assert made.rows["evidence"] == len(before["evidence"])
     assert answers(workspace) == before
-    assert workspace.catalog.prunable(SIGNED_AT + timedelta(days=1)) == []
+    assert due(workspace, SIGNED_AT + timedelta(days=1)).items == []
     assert failed(workspace) == {}
 
 
