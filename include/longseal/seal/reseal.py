@@ -171,6 +171,7 @@ class Reseal:
         :returns: the statement about them
         """
         workspace = self._workspace
+        key = organisation_key(workspace)  # before anything is written for a seal without one
         covered = Contents(workspace, self.period.end)
         records = {
             place: record
@@ -204,7 +205,6 @@ class Reseal:
             keep(f"policies/{digest[7:]}.json", workspace.kept(digest))
         for digest in sorted(covered.trusts):
             keep(f"trusted-roots/{digest[7:]}.json", workspace.kept(digest))
-        key = organisation_key(workspace)
         keys = key_set(workspace)
         assert keys is not None
         keep("key-set.json", keys[1])
