@@ -8,14 +8,13 @@ never "admit", names no repository, and expires.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import groupby
 from typing import Any, Final
 
-from longseal.archive.leaf import Leaf
 from longseal.canonical import (
     canonical_json,
     digest_of,
@@ -54,18 +53,19 @@ class Place:
 
 def places_of(workspace: Workspace, seal: Published) -> list[Place]:
     """The images that a seal's statements may name: verified evidence, and a whole record."""
-    records = [
-        parse_object(line, "a completeness record")
-        for line in read_lines(workspace, [seal.files()["records.jsonl"]])
-    ]
+    records = _parsed(workspace, [seal.files()["records.jsonl"]], "a completeness record")
     whole = {
         Place(record["registry"], record["repository"], record["subject"])
         for record in records
         if record["state"] == "whole" and not record["vanished"]
     }
-    leaves = map(Leaf.parse, read_lines(workspace, seal.files("leaves/").values()))
-    verified = {Place(leaf.registry, leaf.repository, leaf.image) for leaf in leaves}
+    leaves = _parsed(workspace, seal.files("leaves/").values(), "a leaf")
+    verified = {Place(leaf["registry"], leaf["repository"], leaf["image"]) for leaf in leaves}
     return sorted(whole & verified)
+
+
+def _parsed(workspace: Workspace, digests: Iterable[str], what: str) -> Iterator[dict[str, Any]]:
+    return (parse_object(line, what) for line in read_lines(workspace, digests))
 
 
 def groups_of(workspace: Workspace, places: Iterable[Place]) -> list[list[str]]:
