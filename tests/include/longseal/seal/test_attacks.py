@@ -138,7 +138,7 @@ def test_who_was_told_the_wrong_fingerprint_is_warned_by_the_content_and_the_key
     assert "names another key" in proven.said
     monkeypatch.setattr(Anchors, "named", lambda self, named: self.key)
     assert not proven.check()
-    assert "renewal.sha512 does not have seal 1" in proven.said
+    assert "renewal.sha512 does not have seals/000001/" in proven.said
 
 
 @pytest.mark.lab
