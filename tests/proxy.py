@@ -3,14 +3,13 @@
 import base64
 import select
 import socket
-import threading
 from http.client import HTTPConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Self
 from urllib.parse import urlsplit
 
+from tests.doubles.server import LoopbackServer, QuietHandler
 
-class Proxy:
+
+class Proxy(LoopbackServer):
     """Use it as a context manager; ``seen`` is what it was asked for.
 
     :param names: where hosts of these names are, as ``host:port``
@@ -30,28 +29,12 @@ class Proxy:
         class Handler(_Handler):
             owner = proxy
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+        super().__init__(Handler)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(QuietHandler):
     protocol_version = "HTTP/1.1"
     owner: Proxy
-
-    def log_message(self, *_: object) -> None:
-        pass
 
     def _refused(self) -> bool:
         self.owner.seen.append((self.command, self.path))

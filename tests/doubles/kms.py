@@ -8,18 +8,17 @@ credentials, as AWS's token service does.
 import base64
 import hashlib
 import json
-import threading
 import time
 import urllib.parse
 from collections import deque
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import Any
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from tests.doubles.server import LoopbackServer, QuietHandler
 
 REGION = "eu-central-1"
 ACCOUNT = "111122223333"
@@ -61,7 +60,7 @@ class _Refusal(Exception):
         self.code, self.status = code, status
 
 
-class KmsDouble:
+class KmsDouble(LoopbackServer):
     """KMS on loopback; what it shall answer next stands in :attr:`planned`.
 
     :param planned: codes of errors to answer with before anything is done, each once: an error's
@@ -85,10 +84,7 @@ class KmsDouble:
         self.roles: list[dict[str, str]] = []
         double = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *_: object) -> None:
-                pass
-
+        class Handler(QuietHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 time.sleep(double.delay)
@@ -98,9 +94,9 @@ class KmsDouble:
                 if plan == "hang up":
                     return self.connection.close()
                 if plan == "garbage":
-                    return self._write(200, b"<html>captive portal</html>", "text/html")
+                    return self.respond(200, b"<html>captive portal</html>", "text/html")
                 if "X-Amz-Target" not in self.headers:
-                    return self._write(*double._token_service(body, plan), "text/xml")
+                    return self.respond(*double._token_service(body, plan), "text/xml")
                 who = self.headers["Authorization"].split("Credential=")[1].split("/")[0]
                 action = self.headers["X-Amz-Target"].rpartition(".")[2]
                 request = json.loads(body)
@@ -112,28 +108,9 @@ class KmsDouble:
 
             def _answer(self, status: int, document: dict[str, Any]) -> None:
                 body = json.dumps(document).encode()
-                self._write(status, body, "application/x-amz-json-1.1")
+                self.respond(status, body, "application/x-amz-json-1.1")
 
-            def _write(self, status: int, body: bytes, kind: str) -> None:
-                self.send_response(status)
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+        super().__init__(Handler)
 
     def create(self, name: str, spec: str = "ECC_NIST_P256", private: Any = None) -> KmsKey:
         """Make a key, with an alias of the same name."""

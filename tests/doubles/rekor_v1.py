@@ -1,12 +1,11 @@
 """Rekor v1's reading side on loopback: it answers with what was recorded."""
 
 import base64
-import http.server
 import json
-import socketserver
-import threading
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from tests.doubles.server import LoopbackServer, QuietHandler
 
 
 def recorded(entry: dict[str, Any]) -> dict[str, Any]:
@@ -32,7 +31,7 @@ def recorded(entry: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-class RekorV1Double:
+class RekorV1Double(LoopbackServer):
     """Answers by log index; ``status`` other than 200 stands for a log that is not well."""
 
     def __init__(self) -> None:
@@ -41,7 +40,7 @@ class RekorV1Double:
         self.status = 200
         double = self
 
-        class Handler(http.server.BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             def do_GET(self) -> None:
                 url = urlsplit(self.path)
                 index = int(parse_qs(url.query)["logIndex"][0])
@@ -49,25 +48,9 @@ class RekorV1Double:
                 known = url.path == "/api/v1/log/entries" and index in double.answers
                 answer = double.answers.get(index)
                 data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-                self.send_response(double.status if known or double.status != 200 else 404)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
+                self.respond(double.status if known or double.status != 200 else 404, data)
 
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(Handler)
 
 
 def _hex(text: str) -> str:

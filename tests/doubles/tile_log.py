@@ -6,19 +6,18 @@ It signs any history that a test asks for, honest or not.
 import base64
 import hashlib
 import http.server
-import socketserver
-import threading
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from tests.doubles.server import LoopbackServer
 
 from longseal.seal.checkpoint import Checkpoint, sign_note
 from longseal.seal.tree import Tree, leaf_hash
 
 
-class FileServer:
+class FileServer(LoopbackServer):
     """Serves a folder under ``/api/v2``."""
 
     def __init__(self, folder: Path) -> None:
@@ -34,17 +33,11 @@ class FileServer:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/api/v2"
+        super().__init__(Handler)
 
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+    @property
+    def url(self) -> str:
+        return f"{super().url}/api/v2"
 
 
 class TileLogDouble:

@@ -2,16 +2,15 @@
 
 import base64
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tests.doubles.server import LoopbackServer, QuietHandler
 
 TOKEN = "hvs.5ecre7"
 
 
-class VaultDouble:
+class VaultDouble(LoopbackServer):
     """Vault on loopback.
 
     :param status: what it answers with instead, where it is not None
@@ -23,10 +22,7 @@ class VaultDouble:
         self.signatures = 0
         double = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *_: object) -> None:
-                pass
-
+        class Handler(QuietHandler):
             def do_GET(self) -> None:
                 self._answer({})
 
@@ -36,26 +32,9 @@ class VaultDouble:
             def _answer(self, request: dict[str, Any]) -> None:
                 allowed = self.headers.get("X-Vault-Token") == TOKEN
                 status, document = double._perform(self.path, request) if allowed else (403, {})
-                body = json.dumps(document).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                self.respond(status, json.dumps(document).encode())
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+        super().__init__(Handler)
 
     def _perform(self, path: str, request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         if self.status is not None:

@@ -56,10 +56,15 @@ def load_public_pem(data: bytes, what: str) -> PublicKey:
     :raises MalformedError: no PEM public key
     :raises UnsupportedError: a key that stock verifiers of seals do not take
     """
+    return supported(read_pem(data, what), what)
+
+
+def read_pem(data: bytes, what: str) -> object:
+    """:func:`load_public_pem` for keys of any kind."""
     if len(data) > MAX_PEM_BYTES:
         raise MalformedError(f"{what} has {len(data)} bytes, too many for a public key")
     try:
-        key = load_pem_public_key(data)
+        return load_pem_public_key(data)
     except UnsupportedAlgorithm as err:
         raise UnsupportedError(
             f"{what}: expected {_EXPECTED}; this key is of no known kind"
@@ -68,7 +73,6 @@ def load_public_pem(data: bytes, what: str) -> PublicKey:
         raise MalformedError(
             f"{what}: expected a PEM public key (-----BEGIN PUBLIC KEY-----), found something else"
         ) from err
-    return supported(key, what)
 
 
 def load_spki(data: bytes, what: str) -> PublicKey:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
@@ -12,11 +12,10 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
     load_der_public_key,
-    load_pem_public_key,
 )
 
-from longseal.errors import MalformedError, UnsupportedError
-from longseal.seal.keys import MAX_PEM_BYTES, MIN_RSA_BITS
+from longseal.errors import UnsupportedError
+from longseal.seal.keys import MIN_RSA_BITS, read_pem
 
 _HASHES: Final[dict[str, hashes.HashAlgorithm]] = {
     "sha256": hashes.SHA256(),
@@ -49,16 +48,7 @@ def load_key(pem: bytes, what: str) -> bytes:
     :raises MalformedError: no PEM public key
     :raises UnsupportedError: a key whose signatures are not verified here
     """
-    if len(pem) > MAX_PEM_BYTES:
-        raise MalformedError(f"{what} has {len(pem)} bytes, too many for a public key")
-    try:
-        key = load_pem_public_key(pem)
-    except UnsupportedAlgorithm as err:
-        raise UnsupportedError(f"{what}: a key of no known kind") from err
-    except ValueError as err:
-        raise MalformedError(
-            f"{what}: expected a PEM public key (-----BEGIN PUBLIC KEY-----), found something else"
-        ) from err
+    key = read_pem(pem, what)
     hashes_of(key)
     return spki(key)
 
