@@ -13,7 +13,8 @@ first with `--dry-run`:
 
 A **manual run** names its period: `{"period": "2026-10"}` for a month that is over,
 `{"period": "2026-10.1"}` for a supplement to it, or `{"period": "r-NAME"}` for a release, which
-seals all so far.
+seals all so far. `{"period": "r-renewal-2026-11-24"}`, with the day's date, covers nothing and
+renews all seals, where `longseal reseal --forecast` says that one is due.
 
 A month that failed holds the later ones back. Those that fail too, saying that it comes first, need
 nothing but the same backfill once more, when the cause is mended. Where the next one waits, mark

@@ -140,17 +140,12 @@ def _forecast(arguments: argparse.Namespace, workspace: Workspace) -> int:
 
 
 def _prove(arguments: argparse.Namespace) -> int:
-    from longseal.seal.ceremony import authorities
-    from longseal.seal.keys import fingerprint
-    from longseal.seal.organisation import organisation_key
-    from longseal.seal.proof_folder import prove
+    from longseal.seal.proof_folder import prove, told
 
     workspace = workspace_of(arguments)
     folders = prove(workspace, arguments.digest, arguments.to)
-    anchors = [f"key={fingerprint(organisation_key(workspace).key)}"]
-    roots = {one.root_fingerprint for one in authorities(workspace)}
-    anchors += [f"tsa={root}" for root in sorted(roots)]
-    document = {"folders": list(map(str, folders)), "check": f"./verify.sh {' '.join(anchors)}"}
+    check = f"./verify.sh {' '.join(told(workspace))}"
+    document = {"folders": list(map(str, folders)), "check": check}
     show(arguments, "Proof", document, document)
     return DONE
 

@@ -25,6 +25,7 @@ from longseal.canonical import digest_of, hex_of, sha256_hex, timestamp
 from longseal.catalog.models import Evidence as EvidenceRow
 from longseal.errors import MalformedError, RefusedError, UnsupportedError, VerificationError
 from longseal.seal.bundle import parse_key_bundle
+from longseal.seal.ceremony import authorities
 from longseal.seal.checkpoint import Proof, parse_verifier_key
 from longseal.seal.keys import KeySet, keyid, load_public_pem, public_pem
 from longseal.seal.proof import Anchors, believed, verify_statement
@@ -93,6 +94,21 @@ def prove(workspace: Workspace, digest: str, folder: Path) -> list[Path]:
         (place / VERIFY).chmod(0o755)
         written.append(place)
     return written
+
+
+def told(workspace: Workspace) -> list[str]:
+    """What the reader of a proof must have been told, as ``verify.sh`` takes it.
+
+    The key is that of the newest seal, which is an older one than signs now when that is new; the
+    authorities are all whose timestamps count.
+    """
+    newest = published(workspace)[-1]
+    roots = {one.root_fingerprint for one in authorities(workspace, retired=True)}
+    return [
+        f"key=sha256:{newest.statement.predicate['keyid']}",
+        *(f"tsa={root}" for root in sorted(roots)),
+        f"quorum={workspace.settings.timestamp_quorum}",
+    ]
 
 
 def proof_files(workspace: Workspace, row: EvidenceRow) -> dict[str, bytes]:

@@ -7,9 +7,11 @@ from tests.proven import Proven
 
 from longseal import cli
 from longseal.errors import RefusedError
+from longseal.seal.key_history import rotate
 from longseal.seal.keys import fingerprint
 from longseal.seal.organisation import organisation_key
-from longseal.seal.proof_folder import SUMS, prove, verify_proof
+from longseal.seal.proof_folder import SUMS, prove, told, verify_proof
+from longseal.seal.signers.file import FileSigner
 from longseal.verify.report import Report
 
 
@@ -109,6 +111,20 @@ def test_an_image_has_a_proof_for_each_of_its_attestations(
     for folder in (tmp_path / "proof").iterdir():
         key = fingerprint(organisation_key(workspace).key)
         assert cli.main(["verify", str(folder), "--key", key]) == 0
+
+
+def test_the_key_to_check_with_is_the_newest_seal_s_even_after_a_rotation(
+    harvested: Installation,
+) -> None:
+    workspace = harvested.workspace()
+    seal(workspace, "r-one")
+    before = told(workspace)
+    FileSigner.create(harvested.folder / "next.pem")
+    harvested.write(next_signer={"kind": "file", "path": "next.pem"})
+    rotate(harvested.workspace())
+    assert told(harvested.workspace()) == before
+    seal(harvested.workspace(), "r-two")
+    assert told(harvested.workspace())[0] != before[0]
 
 
 @pytest.mark.lab
