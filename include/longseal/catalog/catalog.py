@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -48,6 +50,8 @@ from longseal.catalog.models import (
 from longseal.errors import RetryableError, SettingsError, VerificationError
 
 HEAD: Final = "0004"
+
+_BUSY_SECONDS: Final = 60
 """The newest migration; a catalog at it is opened without loading Alembic."""
 
 _BATCH = 500
@@ -680,10 +684,25 @@ def _said(err: DBAPIError) -> str:
 
 def _tune_sqlite(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
-    cursor.execute("PRAGMA busy_timeout=60000")
-    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute(f"PRAGMA busy_timeout={_BUSY_SECONDS * 1000}")
+    _use_wal(cursor)
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
+
+
+def _use_wal(cursor: Any) -> None:
+    """Have readers and a writer side by side; the file remembers it.
+
+    Of two that change the mode at once, SQLite refuses one without waiting for its timeout.
+    """
+    last = time.monotonic() + _BUSY_SECONDS
+    while cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > last:
+                raise
+            time.sleep(0.02)
 
 
 def _migrate(engine: Engine) -> None:
