@@ -1,11 +1,13 @@
 import json
 from copy import copy
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
+from inspect import iscoroutinefunction
 from typing import Any
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
-from airflow.sdk import DAG
+from airflow.sdk import DAG, DeadlineReference
 from airflow.sdk.api.datamodels._generated import DagRunType
 from airflow.sdk.exceptions import ParamValidationError
 from tests.airflow_home import Airflow
@@ -87,6 +89,15 @@ def test_months_are_sealed_in_their_order_and_none_is_left_out(dags: dict[str, D
     assert reseal.catchup
     assert {task.task_id for task in reseal.tasks if task.depends_on_past} == {"freeze"}
     assert reseal.get_task("freeze").wait_for_downstream
+
+
+def test_a_month_has_until_the_end_of_its_fifth_day(dags: dict[str, DAG]) -> None:
+    (deadline,) = dags["reseal"].deadline
+    assert deadline.reference == DeadlineReference.DAGRUN_QUEUED_AT
+    assert deadline.interval == timedelta(days=5)
+    module, _, name = deadline.callback.path.rpartition(".")
+    alert = getattr(import_module(module), name)
+    assert iscoroutinefunction(alert)
 
 
 def test_a_harvest_goes_on_without_newer_trust_material_and_its_run_fails(

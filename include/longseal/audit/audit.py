@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Final
 
 from longseal.archive.holds import Holds
 from longseal.archive.pack import load_pack, pack_key
-from longseal.canonical import sha256_hex
+from longseal.canonical import sha256_hex, timestamp
 from longseal.errors import VerificationError
 from longseal.seal.ceremony import authorities
 from longseal.seal.organisation import anchors_of, key_set
@@ -20,6 +21,10 @@ from longseal.seal.renewal import forecasts, require_time
 from longseal.seal.reseal import check_renewals
 from longseal.verify.report import Report
 from longseal.workspace import Workspace
+
+MONTH: Final = re.compile(r"\d{4}-\d{2}")
+MONTH_DEADLINE: Final = timedelta(days=5)
+"""How long after its end a month may be without its seal."""
 
 
 def audit(workspace: Workspace, share: float = 1.0) -> Report:
@@ -35,6 +40,7 @@ def audit(workspace: Workspace, share: float = 1.0) -> Report:
         report.attempt(f"seal {seal.sequence}", _seal_check(workspace, seal))
     report.attempt("chain", lambda: _chain(seals))
     report.attempt("lists", lambda: _lists(workspace, seals))
+    report.attempt("month", lambda: _month(seals, workspace.now()))
     report.attempt("renewal", lambda: require_time(forecasts(workspace), workspace.now()))
     report.attempt("packs", lambda: _packs(workspace, share))
     return report
@@ -84,6 +90,23 @@ def _seal_check(workspace: Workspace, seal: Published) -> Callable[[], str]:
 def _chain(seals: list[Published]) -> str:
     verify_chain(seals)
     return f"{len(seals)} seals follow each other"
+
+
+def _month(seals: Sequence[Published], now: datetime) -> str:
+    """The last month has to be sealed by its deadline, once months are sealed at all."""
+    this = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    last = f"{this - timedelta(days=1):%Y-%m}"
+    periods = {seal.period for seal in seals}
+    if last in periods:
+        return f"{last} is sealed"
+    if not any(MONTH.fullmatch(period) for period in periods):
+        return "no month was ever sealed here"
+    if now < this + MONTH_DEADLINE:
+        return f"{last} has until {timestamp(this + MONTH_DEADLINE)}"
+    raise VerificationError(
+        f"{last} is not sealed, and its fifth day is over: look at its run of longseal_reseal, or"
+        f" longseal reseal --period {last}"
+    )
 
 
 def _lists(workspace: Workspace, seals: list[Published]) -> str:

@@ -75,6 +75,7 @@ def _reseal(arguments: argparse.Namespace) -> int:
             raise RefusedError("nothing is sealed yet: there is nothing to renew")
         period = Period.of_renewal(workspace.now()).name
     reseal = Reseal(workspace, period)
+    already = reseal.sealed is not None
     reseal.freeze()
     reseal.recheck()
     operations = reseal.sign()["key_operations"]
@@ -90,6 +91,7 @@ def _reseal(arguments: argparse.Namespace) -> int:
     document |= {
         "key_operations": operations + statements["key_operations"],
         "image_statements": statements["image_statements"],
+        "already_sealed": already,
         "artifact": artifact["artifact"],
         "attached": attached["attached"],
         "failed": attached["failed"],

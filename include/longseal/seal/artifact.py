@@ -17,11 +17,12 @@ from longseal.registry.interface import Manifest
 from longseal.registry.model import EMPTY_CONFIG, OCI_MANIFEST
 from longseal.seal.bundle import MEDIA_TYPE
 from longseal.seal.published import SEAL, TRUSTED_ROOT, Published, seal_folder
+from longseal.seal.revocation import REVOCATION
 from longseal.workspace import Workspace
 
 ARTIFACT_TYPE: Final = "application/vnd.longseal.seal.v1"
 FILE_TYPE: Final = "application/vnd.longseal.file.v1"
-BESIDE: Final = (SEAL, TRUSTED_ROOT, "renewal.sha512", "renewal.tokens.json")
+_BESIDE: Final = (SEAL, TRUSTED_ROOT, "renewal.sha512", "renewal.tokens.json")
 
 
 def push_seal(workspace: Workspace, seal: Published) -> dict[str, Any]:
@@ -36,14 +37,17 @@ def push_seal(workspace: Workspace, seal: Published) -> dict[str, Any]:
     if place is None:
         return {"artifact": None, "pushed": False}
     registry = workspace.registry(place.registry)
+    folder = f"{seal_folder(seal.sequence)}/"
+    told = (key.removeprefix(folder) for key in workspace.archive.keys(f"{folder}{REVOCATION}/"))
+    beside = (*_BESIDE, *told)
     digests = {
-        **{name: digest_of(_beside(workspace, seal, name)) for name in BESIDE},
+        **{name: digest_of(workspace.archive.get(f"{folder}{name}")) for name in beside},
         **seal.files(),
     }
 
     def read(name: str) -> bytes:
-        if name in BESIDE:
-            return _beside(workspace, seal, name)
+        if name in beside:
+            return workspace.archive.get(f"{folder}{name}")
         return workspace.kept(digests[name])
 
     manifest = _manifest(
@@ -73,10 +77,6 @@ def push_seal(workspace: Workspace, seal: Published) -> dict[str, Any]:
         },
     )
     return {"artifact": manifest.digest, "pushed": True}
-
-
-def _beside(workspace: Workspace, seal: Published, name: str) -> bytes:
-    return workspace.archive.get(f"{seal_folder(seal.sequence)}/{name}")
 
 
 def _manifest(seal: Published, files: Mapping[str, tuple[str, int]]) -> Manifest:

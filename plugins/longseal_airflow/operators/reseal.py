@@ -73,6 +73,11 @@ class LongsealFreezeOperator(LongsealResealOperator):
 
     def step(self, workspace: Workspace, reseal: Reseal) -> dict[str, Any]:
         """Freeze."""
+        if reseal.sealed is not None:
+            self.log.info(
+                "%s is sealed already, as seal %d (%s): nothing is signed",
+                *(reseal.period.name, reseal.sealed.sequence, reseal.sealed.digest),
+            )
         return reseal.freeze()
 
 

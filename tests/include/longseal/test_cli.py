@@ -25,7 +25,9 @@ def test_the_main_job_by_command(harvested: Installation, capsys: Capture) -> No
     code, found = run(capsys, "reseal", "--period", "r-one", *config)
     assert code == 0
     assert (found["sequence"], found["size"], found["key_operations"]) == (1, 100, 2)
-    assert found["image_statements"] == 1
+    assert (found["image_statements"], found["already_sealed"]) == (1, False)
+    code, found = run(capsys, "reseal", "--period", "r-one", *config)
+    assert (code, found["key_operations"], found["already_sealed"]) == (0, 0, True)
     code, found = run(capsys, "mirror", "--site", "ship", *config)
     assert (code, found["images"]) == (0, 20)
     code, found = run(capsys, "prune", *config)

@@ -209,3 +209,17 @@ def test_what_no_seal_covers_is_rechecked_ahead_where_there_is_a_secret(
     harvested.write(seal={"recheck_secret_env": "RECHECK"})
     counts = {"rechecked": 20, "packs": 1, "known": 0, "failed": 0}
     assert take(LongsealRecheckAheadOperator) == counts
+
+
+def test_a_period_that_is_sealed_says_so_and_a_supplement_to_it_is_sealed_beside_it(
+    take: Take, harvested: Installation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    month = "2026-10"
+    for period, sequence in ((month, 1), (f"{month}.1", 2)):
+        published = {step.__name__: take(step, period=period) for step in STEPS}
+        assert published["LongsealPublishOperator"]["sequence"] == sequence
+    assert "is sealed already" not in capsys.readouterr().out
+    operations = harvested.key_operations()
+    assert take(LongsealFreezeOperator, period=month)["sealed"]
+    assert f"{month} is sealed already, as seal 1" in capsys.readouterr().out
+    assert harvested.key_operations() == operations

@@ -1,0 +1,1 @@
+"""What Longseal tells people."""
