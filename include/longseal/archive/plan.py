@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Any, Final
 
 from longseal.archive.holds import Holds, holding
-from longseal.archive.pack import pack_key
+from longseal.archive.pack import load_pack, pack_key
 from longseal.archive.records import newest_records
 from longseal.archive.retention import evidence_class
 from longseal.canonical import (
@@ -23,7 +23,9 @@ from longseal.canonical import (
     parse_timestamp,
     timestamp,
 )
-from longseal.errors import MalformedError, RefusedError, VerificationError
+from longseal.errors import MalformedError, RefusedError, UnsupportedError, VerificationError
+from longseal.registry.model import parse_manifest
+from longseal.registry.removal import Removal
 from longseal.seal.ceremony import Ceremony, check_bundle
 from longseal.seal.organisation import organisation_key
 from longseal.seal.published import predicate_type
@@ -141,7 +143,7 @@ def plan(
         )
     Holds(workspace).secure()
     found = due(workspace, before)
-    items = _capped(workspace, found, max_share)
+    items = _deletable(workspace, _capped(workspace, found, max_share), found)
     if not items:
         return None
     content = {"items": [item.to_json() for item in items]}
@@ -149,7 +151,7 @@ def plan(
     attempt = 1
     while (ceremony := Ceremony(workspace, f"{folder}/{attempt}")).claimed:
         document = document_of(workspace, ceremony)
-        if not expired(workspace, document):
+        if not expired(workspace, document) and not closed(workspace, digest_of(document)):
             break
         attempt += 1
     else:
@@ -223,11 +225,22 @@ def begun_key(digest: str) -> str:
     return f"deletions/{hex_of(digest)}/begun.json"
 
 
+def closed_key(digest: str) -> str:
+    """Where it is noted that carrying out the plan came to nothing."""
+    return f"deletions/{hex_of(digest)}/closed.json"
+
+
+def closed(workspace: Workspace, digest: str) -> bool:
+    """Whether carrying out the plan with this digest came to nothing."""
+    return workspace.archive.stat(closed_key(digest)) is not None
+
+
 def _unfinished(workspace: Workspace) -> Iterator[str]:
     keys = set(workspace.archive.keys("deletions/"))
     for key in sorted(keys):
         folder, _, name = key.rpartition("/")
-        if name == "begun.json" and f"{folder}/bundle.sigstore.json" not in keys:
+        ends = {f"{folder}/bundle.sigstore.json", f"{folder}/closed.json"}
+        if name == "begun.json" and keys.isdisjoint(ends):
             yield folder.rpartition("/")[2]
 
 
@@ -256,7 +269,7 @@ def due(
                 f"retention.max_count: more than {most} attachments are due: is a setting wrong?"
                 " If not, raise it, or prune in steps (--before)"
             )
-    found.stopped["due in part only"] += len(partial)
+    candidates += _in_older_tags(workspace, partial, found)
     records = newest_records(
         workspace.archive, {(item.registry, item.repository, item.image) for item in candidates}
     )
@@ -333,6 +346,27 @@ def _past_retention(
         )
 
 
+def _in_older_tags(workspace: Workspace, items: list[Item], found: Due) -> Iterator[Item]:
+    """Of attachments of which a part is due, those of cosign's older tags: a tag can be rewritten,
+    while the digest of a referrer is its name."""
+    wanted = {item.packs[0] for item in items}
+    subjectless: set[str] = set()
+    for pack in sorted(wanted):
+        manifests = {one.leaf.manifest: one.manifest for one in load_pack(workspace.archive, pack)}
+        for digest, data in manifests.items():
+            try:
+                parsed = parse_manifest(data)
+            except (MalformedError, UnsupportedError):
+                continue
+            if parsed.subject is None:
+                subjectless.add(digest)
+    for item in items:
+        if item.manifest in subjectless:
+            yield item
+        else:
+            found.stopped["due in part only"] += 1
+
+
 def _capped(workspace: Workspace, found: Due, max_share: int | None) -> list[Item]:
     """The items of the repositories that lose no more than they may."""
     most = workspace.settings.retention.max_share if max_share is None else max_share
@@ -354,6 +388,22 @@ def _capped(workspace: Workspace, found: Due, max_share: int | None) -> list[Ite
     for name in over:
         found.stopped["over retention.max_share"] += going[name]
     return [item for item in found.items if (item.registry, item.repository) not in over]
+
+
+def _deletable(workspace: Workspace, items: list[Item], found: Due) -> list[Item]:
+    """The items of the repositories whose registry deletes at all: it is asked first."""
+    refused: dict[tuple[str, str], str] = {}
+    for name, repository in sorted({(item.registry, item.repository) for item in items}):
+        try:
+            Removal(workspace.registry(name)).check(repository)
+        except RefusedError as err:
+            refused[name, repository] = str(err)
+    left = [item for item in items if (item.registry, item.repository) not in refused]
+    if refused and not left:
+        raise RefusedError(f"nothing can be deleted: {next(iter(refused.values()))}")
+    if len(left) < len(items):
+        found.stopped["the registry does not delete"] += len(items) - len(left)
+    return left
 
 
 def _copies(workspace: Workspace, items: Iterable[Item]) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ and leaves a tombstone for each under one signed deletion statement.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -25,6 +26,8 @@ from longseal.archive.plan import (
     Item,
     Place,
     begun_key,
+    closed,
+    closed_key,
     document_of,
     due,
     expired,
@@ -42,7 +45,7 @@ from longseal.canonical import (
     timestamp,
 )
 from longseal.errors import ConflictError, RefusedError, VerificationError
-from longseal.registry.attach import detach
+from longseal.registry.removal import Removal
 from longseal.seal.ceremony import Ceremony, check_bundle
 from longseal.seal.organisation import organisation_key
 from longseal.seal.published import predicate_type, read_lines, read_seal
@@ -97,18 +100,21 @@ def execute(workspace: Workspace, digest: str, approver: str) -> dict[str, Any]:
     items, before = read_plan(document)
     burial = Ceremony(workspace, f"deletions/{hex_of(digest)}")
     operations = 0
+    if closed(workspace, digest):
+        raise RefusedError("the plan was carried out, and nothing could be deleted: make it again")
     if not burial.finished:
         rows = _rows(workspace, items)
         if not burial.claimed:
             begun = _begin(workspace, digest, document, items, before, approver)
             _mark(workspace, rows, items, digest)
             found = _read_back(workspace, digest, items)
-            gone = _delete(workspace, items, begun, rows, expired(workspace, document))
+            gone, refused = _delete(workspace, items, begun, rows, expired(workspace, document))
+            if refused:
+                workspace.note("prune.refused", {"plan": digest, "why": dict(refused)})
             if not gone:
-                raise RefusedError(
-                    "nothing of the plan was deleted: all of it is held, missing or changed;"
-                    " plan again"
-                )
+                _close(workspace, digest, rows)
+                why = next(iter(refused), "it is held, or was gone before")
+                raise RefusedError(f"nothing of the plan was deleted: {why}; make it again")
             statement = _deletion(workspace, digest, begun, items, gone, found)
         else:
             statement = burial.statement()
@@ -203,6 +209,13 @@ def _mark(
     )
 
 
+def _close(workspace: Workspace, digest: str, rows: Mapping[Place, Sequence[Any]]) -> None:
+    """Nothing went: the catalog forgets the plan, and another may be made."""
+    marked = [row.id for place in rows.values() for row in place if row.tombstone in (None, digest)]
+    workspace.catalog.bury(marked, None)
+    workspace.store(closed_key(digest), canonical_json({"plan": digest}))
+
+
 def _rows(workspace: Workspace, items: Sequence[Item]) -> dict[Place, list[Any]]:
     """The catalog's rows of each item's attachment."""
     wanted = {item.place for item in items}
@@ -286,13 +299,19 @@ def _delete(
     begun: Begun,
     rows: Mapping[Place, Sequence[Any]],
     late: bool,
-) -> list[Item]:
+) -> tuple[list[Item], Counter[str]]:
     """Delete all that nothing holds; of one image, one after the other.
 
     :param late: nothing more may be deleted
-    :returns: what is gone, also by a run that was killed before it could say so
+    :returns: what is gone, also by a run that was killed before it could say so; and why others
+        were refused, by how many
     """
     register, lock = Holds(workspace), Lock()
+    removals = {
+        name: Removal(workspace.registry(name)) for name in {item.registry for item in items}
+    }
+    refused: Counter[str] = Counter()
+    statement = predicate_type(workspace, "image")
 
     def in_force() -> tuple[Hold, ...]:
         with lock:
@@ -304,18 +323,27 @@ def _delete(
             if item.place in begun.missing:
                 continue
             registry = workspace.registry(item.registry)
-            there = registry.manifest(item.repository, item.manifest) is not None
+            found = registry.manifest(item.repository, item.manifest)
             going = [row for row in rows[item.place] if row.leaf_hash in item.leaves]
-            if there and (late or holding(in_force(), going) is not None):
+            if found is not None and (late or holding(in_force(), going) is not None):
                 continue
-            detach(registry, item.repository, item.image, item.manifest)
-            gone.append(item)
+            try:
+                if found is not None and statement.encode() in found.data:
+                    raise RefusedError(f"{item.manifest} has an image statement: it stays")
+                removals[item.registry].remove(
+                    item.repository, item.image, item.manifest, item.layers
+                )
+            except RefusedError as err:
+                with lock:
+                    refused[str(err)[:500]] += 1
+            else:
+                gone.append(item)
         return gone
 
     ordered = sorted(items, key=lambda item: item.place)
     images = [list(group) for _, group in groupby(ordered, key=lambda item: item.place[:3])]
     with ThreadPoolExecutor(WORKERS) as pool:
-        return [item for gone in pool.map(of_image, images) for item in gone]
+        return [item for gone in pool.map(of_image, images) for item in gone], refused
 
 
 # -- burying -------------------------------------------------------------------------------------

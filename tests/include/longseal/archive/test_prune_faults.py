@@ -294,6 +294,53 @@ def test_what_was_gone_before_the_run_gets_no_tombstone(retired: Retired) -> Non
     assert set(states.values()) == {"empty"}
 
 
+def test_a_registry_that_does_not_delete_is_told_before_the_plan(
+    retired: Retired, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def refuse(self: LayoutRegistry, repository: str, digest: str) -> None:
+        asked.append(digest)
+        raise RefusedError("405")
+
+    monkeypatch.setattr(LayoutRegistry, "delete_manifest", refuse)
+    with pytest.raises(RefusedError, match="nothing can be deleted: 405"):
+        prune.plan(retired.workspace())
+    assert len(asked) == 1
+
+
+def test_a_plan_that_came_to_nothing_makes_room_for_another(
+    retired: Retired, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: LayoutRegistry, repository: str, digest: str) -> None:
+        raise RefusedError("403")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LayoutRegistry, "delete_manifest", refuse)
+        with pytest.raises(RefusedError, match="nothing of the plan was deleted: 403"):
+            prune.execute(retired.workspace(), retired.plan, "grace")
+    assert retired.tombstones() == {None}
+    assert [e.details["why"] for e in retired.actions("prune.refused")] == [{"403": IMAGES * EACH}]
+    with pytest.raises(RefusedError, match="make it again"):
+        prune.execute(retired.workspace(), retired.plan, "grace")
+    again = prune.plan(retired.workspace())
+    assert again is not None and again.digest != retired.plan
+    assert prune.execute(retired.workspace(), again.digest, "grace")["deleted"] == IMAGES * EACH
+
+
+def test_an_attachment_that_cannot_go_does_not_stop_the_others(retired: Retired) -> None:
+    row = retired.workspace().catalog.evidence()[0]
+    registry = retired.installation.registry()
+    found = registry.manifest(REPOSITORY, row.manifest)
+    assert found is not None
+    registry.put_manifest(REPOSITORY, found, "keep-this")
+    done = prune.execute(retired.workspace(), retired.plan, "grace")
+    assert (done["deleted"], done["kept"]) == (IMAGES * EACH - 1, 1)
+    assert registry.manifest(REPOSITORY, row.manifest) is not None
+    (refused,) = retired.actions("prune.refused")
+    assert "keep-this names as well" in next(iter(refused.details["why"]))
+
+
 def test_a_run_that_was_cut_off_comes_before_the_next_plan(retired: Retired) -> None:
     with Kill(6).armed(), pytest.raises(Killed):
         prune.execute(retired.workspace(), retired.plan, "grace")
