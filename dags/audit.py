@@ -2,8 +2,8 @@
 ### Audit
 
 Every week: `audit` walks the ledger, verifies every seal and the chain of them, and reads packs
-back from the archive. It writes nothing. A run fails where a check failed or could not be made; the
-report is in its log.
+back from the archive; `compare` compares the catalog with one made from the archive. Neither writes
+anything. A run fails where a check failed or could not be made; the report is in its log.
 
 Where the settings name a secret for it (`seal.recheck_secret_env`), `recheck_ahead` verifies again
 what no seal covers yet, in the queue `signing`, and leaves its receipts in the archive: the recheck
@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from airflow.sdk import DAG, CronTriggerTimetable, Param
 
 from longseal_airflow.defaults import DEFAULT_ARGS
-from longseal_airflow.operators.audit import LongsealAuditOperator
+from longseal_airflow.operators.audit import LongsealArchiveCheckOperator, LongsealAuditOperator
 from longseal_airflow.operators.reseal import LongsealRecheckAheadOperator
 
 with DAG(
@@ -42,3 +42,4 @@ with DAG(
 ):
     LongsealAuditOperator(task_id="audit", share="{{ params.share }}")
     LongsealRecheckAheadOperator(task_id="recheck_ahead", queue="signing")
+    LongsealArchiveCheckOperator(task_id="compare", share="{{ params.share }}")

@@ -23,25 +23,20 @@ from longseal.archive.pack import Evidence as Item
 from longseal.archive.pack import load_pack, pack_key, pack_label, packs_in, store_index
 from longseal.archive.records import newest_records
 from longseal.archive.retention import class_of, retain_until
-from longseal.canonical import digest_of, parse_object, sha256_hex
+from longseal.archive.tombstones import Place, buried
+from longseal.canonical import parse_object, sha256_hex
 from longseal.catalog import models
 from longseal.errors import MalformedError, RestoreInProgress, VerificationError
 from longseal.harvest import catalog_row
 from longseal.mirror.kit import deliveries
-from longseal.seal.bundle import parse_key_bundle
-from longseal.seal.ceremony import BUNDLE, check_bundle
 from longseal.seal.images import attached_statements
 from longseal.seal.published import published, read_lines
-from longseal.seal.statement import Statement
 from longseal.seal.tree import leaf_hash
 from longseal.verify.formats import may_lack_proof
 from longseal.workspace import Workspace
 
 _LISTS: Final = ("rejected", "ignored", "unknown")
 _VOID = re.compile(r"seals/\d{6}/\d{1,4}/void\.json")
-
-Place = tuple[str, str, str, str, str]
-"""Registry, repository, image, manifest and bundle: what makes a piece of evidence one."""
 
 
 @dataclass(slots=True)
@@ -249,7 +244,7 @@ def contents(
             for line in read_lines(workspace, named):
                 found.sealed[leaf_hash(line)] = seal.sequence
         found.suspect = set(_suspect(workspace))
-        found.buried = _buried(workspace)
+        found.buried = buried(workspace)
         found.images = [
             {
                 "source": place[0],
@@ -314,36 +309,6 @@ def _suspect(workspace: Workspace) -> Iterator[bytes]:
         if _VOID.fullmatch(key):
             report = parse_object(workspace.archive.get(key), "a voided attempt")
             yield from (bytes.fromhex(one["leaf"]) for one in report["failed"])
-
-
-def _buried(workspace: Workspace) -> dict[Place, str]:
-    """By place, the newest deletion statement under which the registry's copy went.
-
-    :raises VerificationError: one does not hold under the organisation's key
-    """
-    found: dict[Place, tuple[str, str]] = {}
-    for key in workspace.archive.keys("deletions/"):
-        if not key.endswith(f"/{BUNDLE}"):
-            continue
-        bundle = workspace.archive.get(key)
-        deletion = digest_of(bundle)
-        check_bundle(workspace, bundle)
-        statement = Statement.parse(parse_key_bundle(bundle).payload)
-        tombstones = [
-            f"sha256:{one.digest['sha256']}"
-            for one in statement.subjects
-            if one.name == "tombstones.jsonl"
-        ]
-        for line in read_lines(workspace, tombstones):
-            for place, at in _places_in(parse_object(line, "a tombstone")):
-                found[place] = max(found.get(place, ("", "")), (at, deletion))
-    return {place: deletion for place, (_, deletion) in found.items()}
-
-
-def _places_in(tombstone: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
-    where = tuple(tombstone[name] for name in ("registry", "repository", "image", "manifest"))
-    for bundle in tombstone["bundles"]:
-        yield (*where, f"sha256:{bundle}"), tombstone["deletedAt"]
 
 
 # -- comparing -------------------------------------------------------------------------------

@@ -613,6 +613,14 @@ class Catalog:
                     update(Evidence).where(Evidence.id.in_(part)).values(tombstone=deletion)
                 )
 
+    def unearth(self, evidence: Collection[int]) -> None:
+        """The registry has its copies of ``evidence`` again."""
+        with self.session() as session:
+            for part in _parts(sorted(evidence)):
+                session.execute(
+                    update(Evidence).where(Evidence.id.in_(part)).values(tombstone=None)
+                )
+
     def evidence(self, **equal: str) -> list[Evidence]:
         """Evidence whose columns have the values given, for example ``image=…``."""
         return self._all(select(Evidence).filter_by(**equal).order_by(Evidence.id))

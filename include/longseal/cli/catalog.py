@@ -29,6 +29,12 @@ def add(verbs: Verbs) -> None:
     catalog = verbs.group("catalog", "What is known; the archive has all of it.")
     catalog.verb("rebuild", _rebuild, "Make the catalog again from the archive alone.")
 
+    restore = verbs.verb("restore", _restore, "Put pruned attestations back on their image.")
+    restore.add_argument(
+        "target", metavar="DIGEST|IMAGE@DIGEST", help="of an image, attestation or its manifest"
+    )
+    restore.add_argument("--registry", metavar="NAME", help="of the settings; else all that had it")
+
 
 def share(text: str) -> float:
     """A share, as an option has it."""
@@ -67,4 +73,13 @@ def _rebuild(arguments: argparse.Namespace) -> int:
 
     document = rebuild(workspace_of(arguments)).to_json()
     show(arguments, "Catalog", document, document)
+    return FINDINGS if document["failed"] else DONE
+
+
+def _restore(arguments: argparse.Namespace) -> int:
+    from longseal.archive.restore import restore
+
+    digest = arguments.target.rpartition("@")[2]
+    document = restore(workspace_of(arguments), digest, arguments.registry)
+    show(arguments, "Restored", document, document)
     return FINDINGS if document["failed"] else DONE

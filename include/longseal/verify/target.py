@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from longseal.archive.pack import load_pack
+from longseal.archive.pack import load_pack, pack_key
+from longseal.archive.tombstones import place_of, restored, tombstones
 from longseal.canonical import (
     MAX_JSON_BYTES,
     digest_of,
@@ -303,9 +304,22 @@ def _where(workspace: Workspace, row: Evidence, sealed: dict[int, set[str]]) -> 
         if row.leaf_hash not in sealed[row.seal]:
             raise VerificationError(f"the catalog says seal {row.seal}, which does not have it")
         text = f", in seal {row.seal}"
+    return text + _pruned(workspace, row)
+
+
+def _pruned(workspace: Workspace, row: Evidence) -> str:
+    """When the registry's copy went, by whose approval, and where it can be read."""
+    read = f"; archived in {pack_key(row.pack)}, to be had by longseal prove {row.manifest}"
     if row.tombstone is not None:
-        text += f", pruned from {row.source} under {row.tombstone}; archived in {row.pack}"
-    return text
+        for one in tombstones(workspace, {row.tombstone}):
+            if one.place == place_of(row):
+                by = f"on {one.at}, approved by {one.approver}, under {one.deletion}"
+                return f", pruned from {row.source} {by}{read}"
+        return f", being pruned from {row.source} by the plan {row.tombstone}{read}"
+    for said in restored(workspace).get(place_of(row), ())[-1:]:
+        by = f"{said['restoredAt']} by {said['actor']}"
+        return f", pruned under {said['deletion']} and put back on {by}"
+    return ""
 
 
 def _anchors(given: Given, workspace: Callable[[], Workspace]) -> Anchors:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowSkipException
 
 from longseal.audit.audit import audit, summary
+from longseal.audit.comparison import compare
 from longseal.audit.watch import watch
 from longseal.errors import RefusedError, RetryableError, VerificationError
-from longseal.verify.report import State
+from longseal.verify.report import Report, State
 from longseal.workspace import Workspace
 from longseal_airflow.operators.base import LongsealOperator
 
@@ -39,19 +40,29 @@ class LongsealAuditOperator(LongsealOperator):
 
     def act(self, workspace: Workspace, context: Context) -> dict[str, Any]:
         """Audit."""
-        report = audit(workspace, _share(self.share))
-        self.log_table(
-            report.target,
-            [f"{one.state.value:8} {one.name:12} {one.detail}" for one in report.checks],
-        )
-        if report.state is not State.PASSED:
-            found = [one for one in report.checks if one.state is report.state]
-            line = (
-                f"{len(found)} checks {report.state}, the first {found[0].name}: {found[0].detail}"
-            )
-            raise (VerificationError if report.state is State.FAILED else RetryableError)(line)
-        checks = Counter(one.state.value for one in report.checks)
-        return {"result": report.state.value, "checks": dict(checks), **summary(workspace)}
+        return {**_passed(self, audit(workspace, _share(self.share))), **summary(workspace)}
+
+
+class LongsealArchiveCheckOperator(LongsealOperator):
+    """Read a share of the packs whole, and compare the catalog with one made from the archive.
+
+    Writes nothing. A damaged pack, one that nobody claimed, and a row that is not what the archive
+    gives fail the task at once, after the report is logged.
+
+    Returns ``result``, and ``checks`` by how they ended.
+
+    :param share: of the packs that are read whole, 0 to 1 (templated)
+    """
+
+    template_fields: Sequence[str] = (*LongsealOperator.template_fields, "share")
+
+    def __init__(self, *, share: float | str = 0.1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.share = share
+
+    def act(self, workspace: Workspace, context: Context) -> dict[str, Any]:
+        """Compare."""
+        return _passed(self, compare(workspace, _share(self.share)))
 
 
 class LongsealLogWatchOperator(LongsealOperator):
@@ -78,6 +89,24 @@ class LongsealLogWatchOperator(LongsealOperator):
             ],
         )
         return {**found.to_json(), "missing": len(found.missing)}
+
+
+def _passed(operator: LongsealOperator, report: Report) -> dict[str, Any]:
+    """Log a report, and fail where it did not pass.
+
+    :raises VerificationError: a check failed
+    :raises RetryableError: one could not be made
+    """
+    operator.log_table(
+        report.target,
+        [f"{one.state.value:8} {one.name:12} {one.detail}" for one in report.checks],
+    )
+    if report.state is not State.PASSED:
+        found = [one for one in report.checks if one.state is report.state]
+        line = f"{len(found)} checks {report.state}, the first {found[0].name}: {found[0].detail}"
+        raise (VerificationError if report.state is State.FAILED else RetryableError)(line)
+    checks = Counter(one.state.value for one in report.checks)
+    return {"result": report.state.value, "checks": dict(checks)}
 
 
 def _share(value: Any) -> float:

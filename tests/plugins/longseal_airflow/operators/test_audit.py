@@ -6,13 +6,19 @@ from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from sqlalchemy import update
 from tests.doubles.tile_log import FileServer, TileLogDouble
 from tests.installation import EXAMPLES, Installation
 from tests.plugins.conftest import Take
 
 from longseal.archive.pack import load_pack
+from longseal.catalog.models import Evidence
 from longseal.harvest import harvest, plan
-from longseal_airflow.operators.audit import LongsealAuditOperator, LongsealLogWatchOperator
+from longseal_airflow.operators.audit import (
+    LongsealArchiveCheckOperator,
+    LongsealAuditOperator,
+    LongsealLogWatchOperator,
+)
 
 
 @pytest.fixture
@@ -51,6 +57,21 @@ def test_a_changed_pack_fails_the_audit_after_the_report(
     log = capsys.readouterr().out
     assert "] passed   ledger " in log
     assert "] failed   packs " in log
+
+
+def test_the_catalog_is_compared_with_the_archive(
+    take: Take, installation: Installation, pack: Path
+) -> None:
+    before = installation.files()
+    assert take(LongsealArchiveCheckOperator, share="{{ params.share }}", params={"share": 1}) == {
+        "result": "passed",
+        "checks": {"passed": 8},
+    }
+    assert installation.files() == before
+    with installation.workspace().catalog.session() as session:
+        session.execute(update(Evidence).values(verdict="rejected"))
+    with pytest.raises(AirflowFailException, match=r"^1 checks failed, the first evidence: "):
+        take(LongsealArchiveCheckOperator, share=1)
 
 
 @pytest.mark.parametrize("share", ["", "None", "2", "-0.1", "nan", None])
