@@ -183,7 +183,7 @@ def _note(workspace: Workspace, rows: Sequence[Evidence]) -> None:
     # The archive first: the catalog is made again from it.
     key = note_restored(workspace, lines)
     workspace.note("evidence.restored", {"restoration": key, "attachments": len(lines)})
-    workspace.catalog.unearth([row.id for row in rows])
+    workspace.catalog.bury([row.id for row in rows], None)
 
 
 def _buried(row: Evidence) -> tuple[str, str, str, str, str]:

@@ -605,20 +605,12 @@ class Catalog:
     def bury(self, evidence: Collection[int], deletion: str | None) -> None:
         """The registry's copies of ``evidence`` are gone, under this deletion statement.
 
-        :param deletion: the plan's digest while it is carried out; None where a copy stayed
+        :param deletion: the plan's digest while it is carried out; None where a copy stayed, or came back
         """
         with self.session() as session:
             for part in _parts(sorted(evidence)):
                 session.execute(
                     update(Evidence).where(Evidence.id.in_(part)).values(tombstone=deletion)
-                )
-
-    def unearth(self, evidence: Collection[int]) -> None:
-        """The registry has its copies of ``evidence`` again."""
-        with self.session() as session:
-            for part in _parts(sorted(evidence)):
-                session.execute(
-                    update(Evidence).where(Evidence.id.in_(part)).values(tombstone=None)
                 )
 
     def evidence(self, **equal: str) -> list[Evidence]:
