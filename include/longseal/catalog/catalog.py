@@ -605,7 +605,8 @@ class Catalog:
     def bury(self, evidence: Collection[int], deletion: str | None) -> None:
         """The registry's copies of ``evidence`` are gone, under this deletion statement.
 
-        :param deletion: the plan's digest while it is carried out; None where a copy stayed, or came back
+        :param deletion: the plan's digest while it is carried out; None where a copy stayed or came
+            back
         """
         with self.session() as session:
             for part in _parts(sorted(evidence)):
