@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from longseal.archive.leaf import Leaf, Signer
 from longseal.archive.pack import Evidence, store_pack, write_pack
 from longseal.archive.records import record_files, record_line
-from longseal.archive.retention import evidence_class, retain_until
+from longseal.archive.retention import class_of, retain_until
 from longseal.canonical import digest_of, digest_set
 from longseal.harvest import catalog_row
 from longseal.registry.discovery import Answer, CompletenessRecord
@@ -64,8 +64,8 @@ def fill(workspace: Workspace, attestations: int, signed_at: datetime) -> None:
 
 def _store(workspace: Workspace, evidence: list[Evidence]) -> None:
     leaf = evidence[0].leaf
-    kept = evidence_class(workspace.settings.retention, leaf)
-    until = retain_until(kept.keep, leaf)
+    kept = class_of(workspace.settings.retention, leaf)
+    until = retain_until(kept, leaf)
     pack = write_pack(evidence)
     workspace.catalog.claim_packs(
         [
