@@ -37,7 +37,7 @@ def test_an_audit_counts_what_it_checked(
     before = installation.files()
     assert take(LongsealAuditOperator, share="{{ params.share }}", params={"share": 1.0}) == {
         "result": "passed",
-        "checks": {"passed": 6},
+        "checks": {"passed": 7},
         "evidence": {"verified": 20},
         "images": 4,
         "seals": 0,
