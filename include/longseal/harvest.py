@@ -562,7 +562,9 @@ class _Run:
         return {
             row.manifest
             for row in rows
-            if row.manifest in gone and (row.bundle, row.verdict) not in there
+            if row.manifest in gone
+            and row.tombstone is None
+            and (row.bundle, row.verdict) not in there
         }
 
 

@@ -1,20 +1,25 @@
 """Prune: only what is sealed, archived and read back goes, and a tombstone stays."""
 
+import io
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import update
+from tests.attestations import older_annotations
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
-from tests.installation import Installation
-from tests.retired import REPOSITORY, retire
+from tests.installation import Installation, seal
+from tests.retired import REPOSITORY, SIGNED_AT, harvest_all, put_image, retire, trust_double
 
 from longseal.archive import prune
 from longseal.archive.records import record_files, record_line
+from longseal.canonical import digest_of
 from longseal.catalog.models import Evidence
 from longseal.errors import RefusedError, VerificationError
+from longseal.registry.interface import Manifest
+from longseal.registry.model import EMPTY_CONFIG, OCI_MANIFEST, fallback_tag
 from longseal.settings import load
 from longseal.verify.target import Given, verify
 from longseal.workspace import Workspace, utc_now
@@ -143,3 +148,50 @@ def test_an_image_that_was_not_wholly_looked_for_is_not_pruned_whatever_the_cata
         workspace.store(key, data)
     assert workspace.catalog.images()[0].state == "whole"
     assert prune.plan(workspace) is None
+
+
+def test_of_an_older_tag_only_what_is_past_its_retention_goes(
+    tmp_path: Path, authority: TimestampAuthorityDouble
+) -> None:
+    installation = Installation(tmp_path / "installation", authority)
+    sigstore = trust_double(installation, datetime(2023, 1, 1, tzinfo=UTC))
+    registry = installation.registry()
+    image, _ = put_image(installation, REPOSITORY, SIGNED_AT)
+    young = utc_now().replace(microsecond=0) - timedelta(days=3)
+    layers = []
+    for at in (SIGNED_AT, young):
+        bundle = sigstore.attest(image, at=at)
+        envelope = json.dumps(json.loads(bundle)["dsseEnvelope"]).encode()
+        digest = digest_of(envelope)
+        registry.put_blob(REPOSITORY, digest, len(envelope), io.BytesIO(envelope))
+        layers.append(
+            {
+                "mediaType": "application/vnd.dsse.envelope.v1+json",
+                "digest": digest,
+                "size": len(envelope),
+                "annotations": older_annotations(bundle),
+            }
+        )
+    registry.put_blob(REPOSITORY, digest_of(b"{}"), 2, io.BytesIO(b"{}"))
+    config = {"mediaType": EMPTY_CONFIG, "digest": digest_of(b"{}"), "size": 2}
+    document = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": layers}
+    data = json.dumps(document).encode()
+    tag = fallback_tag(image) + ".att"
+    registry.put_manifest(REPOSITORY, Manifest(digest_of(data), OCI_MANIFEST, data), tag)
+    harvest_all(installation.workspace())
+    assert {row.verdict for row in installation.workspace().catalog.evidence()} == {"verified"}
+    seal(installation.workspace(), "r-old")
+
+    planned = prune.plan(installation.workspace())
+    assert planned is not None
+    assert [item.layers for item in planned.items] == [(layers[0]["digest"],)]
+    done = prune.execute(installation.workspace(), planned.digest, "grace")
+    assert (done["deleted"], done["kept"]) == (1, 0)
+    left = registry.manifest(REPOSITORY, tag)
+    assert left is not None and json.loads(left.data)["layers"] == layers[1:]
+    rows = {row.bundle: row for row in installation.workspace().catalog.evidence()}
+    assert rows[layers[0]["digest"]].tombstone == done["deletion"]
+    assert rows[layers[1]["digest"]].tombstone is None
+    harvest_all(installation.workspace())
+    assert [one.state for one in installation.workspace().catalog.images()] == ["whole"]
+    assert prune.plan(installation.workspace()) is None
