@@ -279,3 +279,38 @@ def test_a_blob_that_nobody_kept_stops_it_before_anything_is_written(served: Any
     with pytest.raises(RefusedError, match=f"needs {lost}"):
         put_back(registry, image, evidence(image, manifest), kept)
     assert not any(registry.has_blob("corp/app", one) for one in kept)
+
+
+@pytest.mark.lab
+def test_on_a_real_store_the_catalog_is_made_again_and_what_was_pruned_comes_back(
+    tmp_path: Path,
+    authority: TimestampAuthorityDouble,
+    s3_bucket: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = s3_bucket.server
+    monkeypatch.setenv("RESTORE_ACCESS_KEY", server.access_key)
+    monkeypatch.setenv("RESTORE_SECRET_KEY", server.secret_key)
+    archive = {
+        "kind": "s3",
+        "bucket": s3_bucket.name,
+        "prefix": "longseal/",
+        "endpoint": server.endpoint,
+        "region": server.region,
+        "lock": "compliance",
+        "access_key_env": "RESTORE_ACCESS_KEY",
+        "secret_key_env": "RESTORE_SECRET_KEY",
+    }
+    installation = Installation(tmp_path / "installation", authority)
+    write = installation.write
+    monkeypatch.setattr(installation, "write", lambda **more: write(archive=archive, **more))
+    manifest = retire(installation)
+    planned = prune.plan(installation.workspace())
+    assert planned is not None
+    prune.execute(installation.workspace(), planned.digest, "grace")
+    (installation.folder / "catalog.db").unlink()
+    assert rebuild.rebuild(installation.workspace()).rows["evidence"] == 1
+    assert compare(installation.workspace(), 1.0).exit_code == 0
+    assert restore(installation.workspace(), manifest)["restored"] == [manifest]
+    assert installation.registry().manifest(REPOSITORY, manifest) is not None
+    assert compare(installation.workspace(), 1.0).exit_code == 0
