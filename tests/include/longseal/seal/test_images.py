@@ -1,0 +1,77 @@
+"""Statements on an image over the months: the two newest stay, and each ends."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from tests.doubles.timestamp_authority import TimestampAuthorityDouble
+from tests.installation import Installation, seal
+from tests.retired import REPOSITORY, harvest_all, put_image, trust_double
+
+from longseal.canonical import digest_of
+from longseal.registry.attach import attach
+from longseal.seal.bundle import MEDIA_TYPE
+from longseal.seal.ceremony import BUNDLE, seal_trusted_root
+from longseal.seal.images import KEPT, attach_images, sign_images, statement_folders
+from longseal.seal.organisation import anchors_of
+from longseal.verify.image import Expectations, verify_image
+from longseal.verify.report import Report
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+RELEASES = 4
+
+
+@pytest.fixture
+def stated(
+    tmp_path: Path, authority: TimestampAuthorityDouble
+) -> tuple[Installation, str, list[str]]:
+    """An image with an attestation for each of some releases, and a statement of each; the
+    statements' digests, oldest first."""
+    installation = Installation(tmp_path / "installation", authority)
+    sigstore = trust_double(installation, START)
+    image, subject = put_image(installation, REPOSITORY, START)
+    statements = []
+    for number in range(1, RELEASES + 1):
+        signed = sigstore.attest(image, at=START + timedelta(days=number))
+        attach(installation.registry(), REPOSITORY, subject, MEDIA_TYPE, signed, {})
+        workspace = installation.workspace()
+        harvest_all(workspace)
+        sealed = seal(workspace, f"r-{number}").sealed
+        assert sealed is not None
+        sign_images(workspace, sealed)
+        attach_images(workspace, sealed)
+        (folder,) = statement_folders(workspace, number)
+        statements.append(digest_of(workspace.archive.get(f"{folder}/{BUNDLE}")))
+    return installation, image, statements
+
+
+def test_the_two_newest_statements_stay_on_an_image_and_the_archive_has_all(
+    stated: tuple[Installation, str, list[str]],
+) -> None:
+    installation, image, statements = stated
+    workspace = installation.workspace()
+    hanging = {row.bundle for row in workspace.catalog.image_statements({image})}
+    assert hanging == set(statements[-KEPT:])
+    registry = installation.registry()
+    listed = registry.referrers(REPOSITORY, image) or ()
+    own = {row.manifest for row in workspace.catalog.image_statements({image})}
+    assert own <= {one.digest for one in listed}
+    # Beside them the attestations, which nobody touched.
+    assert len(listed) == RELEASES + KEPT
+    assert len(set(statements)) == RELEASES
+
+
+def test_a_statement_is_good_until_it_expires_and_no_longer(
+    stated: tuple[Installation, str, list[str]],
+) -> None:
+    installation, image, _ = stated
+    workspace = installation.workspace()
+    root = seal_trusted_root(workspace)
+    expected = Expectations(anchors=anchors_of(workspace), trusted_root=root)
+    days = workspace.settings.image_statement_days
+    for after, code in ((days - 1, 0), (days + 1, 1)):
+        report = Report("image")
+        now = workspace.now() + timedelta(days=after)
+        verify_image(report, installation.registry(), REPOSITORY, image, expected, now)
+        assert report.exit_code == code, report.to_json()
+        assert ("expired" in str(report.to_json())) == bool(code)
