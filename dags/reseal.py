@@ -21,28 +21,20 @@ nothing but the same backfill once more, when the cause is mended. Where the nex
 its run as failed, clear the failed tasks of the month that failed, and when that is sealed,
 backfill the month that was marked.
 
-A run that has not ended five days after it was queued misses its deadline: the run's page shows it,
-and the triggerer's log has the alert. The weekly audit fails as well where a month is not sealed
-by the end of its fifth day.
+Where the DAG processor's environment has `LONGSEAL_SEAL_DEADLINE_DAYS`, as `5`, a run that has not
+ended so long after it was queued misses its deadline: the run's page shows it, and the triggerer's
+log has the alert. The weekly audit fails where a month is not sealed by the end of its fifth day.
 
 `freeze`, `recheck`, `sign` and `sign_image_statements` run in the queue `signing`, whose workers
 alone hold the key.
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
-from airflow.sdk import (
-    DAG,
-    AsyncCallback,
-    CronDataIntervalTimetable,
-    DeadlineAlert,
-    DeadlineReference,
-    Param,
-    chain,
-)
+from airflow.sdk import DAG, CronDataIntervalTimetable, Param, chain
 
 from longseal_airflow.assets import SEALS
-from longseal_airflow.defaults import DEFAULT_ARGS
+from longseal_airflow.defaults import DEFAULT_ARGS, seal_deadline
 from longseal_airflow.operators.reseal import (
     LongsealAttachImageStatementsOperator,
     LongsealCheckOperator,
@@ -64,13 +56,7 @@ with DAG(
     # freeze depends on: a manual run neither holds a month back nor hides one that failed.
     catchup=True,
     max_active_runs=1,
-    deadline=DeadlineAlert(
-        name="sealed by the fifth day",
-        # A month's run is queued when the month is over.
-        reference=DeadlineReference.DAGRUN_QUEUED_AT,
-        interval=timedelta(days=5),
-        callback=AsyncCallback("longseal_airflow.notifiers.deadline.not_sealed"),
-    ),
+    deadline=seal_deadline(),
     doc_md=__doc__,
     tags=["longseal", "seals"],
     params={

@@ -91,13 +91,18 @@ def test_months_are_sealed_in_their_order_and_none_is_left_out(dags: dict[str, D
     assert reseal.get_task("freeze").wait_for_downstream
 
 
-def test_a_month_has_until_the_end_of_its_fifth_day(dags: dict[str, DAG]) -> None:
-    (deadline,) = dags["reseal"].deadline
+def test_a_run_has_a_deadline_where_the_dag_processor_is_told_one(
+    dags: dict[str, DAG], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not dags["reseal"].deadline
+    monkeypatch.setenv("LONGSEAL_SEAL_DEADLINE_DAYS", "5")
+    bag = DagBag()
+    assert bag.import_errors == {}
+    (deadline,) = bag.dags["longseal_reseal"].deadline
     assert deadline.reference == DeadlineReference.DAGRUN_QUEUED_AT
     assert deadline.interval == timedelta(days=5)
     module, _, name = deadline.callback.path.rpartition(".")
-    alert = getattr(import_module(module), name)
-    assert iscoroutinefunction(alert)
+    assert iscoroutinefunction(getattr(import_module(module), name))
 
 
 def test_a_harvest_goes_on_without_newer_trust_material_and_its_run_fails(
