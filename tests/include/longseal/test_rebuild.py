@@ -202,7 +202,7 @@ def test_a_pack_that_is_gone_is_named(lived: Installation) -> None:
 def test_a_forged_deletion_is_not_taken_in(lived: Installation) -> None:
     (bundle,) = (lived.folder / "archive/deletions").glob("*/bundle.sigstore.json")
     bundle.chmod(0o644)
-    bundle.write_bytes(bundle.read_bytes().replace(b'"sig":"', b'"sig":"AA'))
+    bundle.write_bytes(bundle.read_bytes().replace(b'"sig":"', b'"sig":"AAAA'))
     workspace = lived.workspace()
     before = answers(workspace)
     with pytest.raises((VerificationError, MalformedError)):
