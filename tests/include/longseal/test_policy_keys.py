@@ -42,7 +42,7 @@ KEYS: dict[str, Key] = {
     "ed25519": ed25519.Ed25519PrivateKey.generate(),
     "p384": ec.generate_private_key(ec.SECP384R1()),
 }
-REPOSITORY = "corp/app"
+REPOSITORY = "corp/keys"
 BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 
 
