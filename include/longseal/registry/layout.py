@@ -161,6 +161,11 @@ class LayoutRegistry:
         if index is None:
             return ()
         attached = self._attached(repository, index)
+        while attached.unreadable and (newer := self._index(repository)) is not index:
+            # Somebody deleted meanwhile what the older index lists.
+            if newer is None:
+                return ()
+            index, attached = newer, self._attached(repository, newer)
         for entry, why in attached.unreadable:
             # A manifest has one subject only: what tags say of it is not another image's.
             owners = attached.owners.get(entry.digest)

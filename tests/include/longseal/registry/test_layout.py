@@ -142,6 +142,25 @@ def test_referrers_are_found_both_ways_that_tools_write_them(tmp_path: Path) -> 
     assert places == {one.digest: ("referrers",), two.digest: ("fallback-tag",)}
 
 
+def test_what_is_deleted_while_referrers_are_read_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = manifest(annotations={"n": "image"})
+    one, two = (manifest(subject=descriptor(image), annotations={"n": n}) for n in "12")
+    registry = written(tmp_path, (image, "v1"), (one, None), (two, None))
+    read = registry.blob
+
+    def racing(repository: str, digest: str, limit: int) -> bytes:
+        if digest == one.digest:
+            LayoutRegistry("other", tmp_path).delete_manifest(repository, digest)
+        return read(repository, digest, limit)
+
+    monkeypatch.setattr(registry, "blob", racing)
+    found = registry.referrers("corp/app", image.digest)
+    assert found is not None
+    assert [entry.digest for entry in found] == [two.digest]
+
+
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_text("{}")])
 def test_a_damaged_referrer_leaves_unknown_only_the_image_that_a_fallback_tag_says_it_is_of(
     tmp_path: Path, damage: Any
