@@ -34,8 +34,8 @@ from longseal.registry.discovery import discover
 from longseal.registry.interface import Descriptor
 from longseal.registry.layout import LayoutRegistry
 from longseal.seal.bundle import MEDIA_TYPE
-from longseal.seal.ceremony import organisation_key
 from longseal.seal.keys import fingerprint
+from longseal.seal.organisation import organisation_key
 from longseal.seal.signers.file import FileSigner
 from longseal.settings import Pkcs11SignerSettings, load
 from longseal.workspace import Workspace
