@@ -14,13 +14,12 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Final
 
-from longseal.archive.pack import Evidence, load_pack
+from longseal.archive.pack import Evidence, load_by_leaf
 from longseal.canonical import canonical_json, digest_of, parse_object, sha256_hex
 from longseal.catalog.models import Evidence as Row
 from longseal.errors import LogError, LongsealError, MalformedError, VerificationError
 from longseal.judgement import Change, supersede
 from longseal.seal.http import get
-from longseal.seal.tree import leaf_hash
 from longseal.verify.formats import readings
 from longseal.verify.trust import TrustMaterial
 from longseal.workspace import Workspace
@@ -90,7 +89,7 @@ def _complete_pack(
     rows: list[Row],
     found: Completed,
 ) -> None:
-    items = {leaf_hash(item.leaf.line()).hex(): item for item in load_pack(workspace.archive, pack)}
+    items = load_by_leaf(workspace.archive, pack)
     changes: list[Change] = []
     evidence: dict[int, Evidence] = {}
     tries: dict[int, int | None] = {}

@@ -22,6 +22,7 @@ from longseal.archive.leaf import Leaf, Signer
 from longseal.archive.pack import (
     Evidence,
     Label,
+    Pack,
     pack_key,
     store_index,
     store_label,
@@ -470,10 +471,8 @@ class _Run:
         self, records: Iterable[CompletenessRecord], candidates: Iterable[Candidate]
     ) -> list[Candidate]:
         known: dict[tuple[str, str], set[str]] = {}
-        by_repository: dict[str, list[str]] = {}
-        for record in records:
-            by_repository.setdefault(record.repository, []).append(record.subject)
-        for repository, images in by_repository.items():
+        for repository, group in _by_repository(records).items():
+            images = [record.subject for record in group]
             found = self._workspace.catalog.known_manifests(self._registry.name, repository, images)
             known.update({(repository, image): digests for image, digests in found.items()})
         for record in records:
@@ -521,10 +520,7 @@ class _Run:
             self._collector.collected_at,
         )
         rows: list[dict[str, Any]] = []
-        by_repository: dict[str, list[CompletenessRecord]] = {}
-        for record in records:
-            by_repository.setdefault(record.repository, []).append(record)
-        for repository, group in by_repository.items():
+        for repository, group in _by_repository(records).items():
             images = [record.subject for record in group]
             before = catalog.records(name, repository, images)
             held = catalog.held_manifests(name, repository, images)
@@ -671,18 +667,7 @@ class Collector:
         ]
         # All at once: an attachment whose layers go into two packs is known only with both.
         self._workspace.catalog.claim_packs(
-            [
-                {
-                    "digest": pack.digest,
-                    "state": "claimed",
-                    "evidence_class": name,
-                    "retain_until": until,
-                    "claimed_at": self.collected_at,
-                    "size": len(pack.data),
-                    "members": len(pack.leaves),
-                }
-                for name, until, pack, _ in packs
-            ],
+            [claim_row(pack, name, until, self.collected_at) for name, until, pack, _ in packs],
             [
                 catalog_row(item.leaf, pack.digest)
                 | {"proof_tries": 0 if may_lack_proof(item.payload, item.manifest) else None}
@@ -730,6 +715,13 @@ class Collector:
         )
 
 
+def _by_repository(records: Iterable[CompletenessRecord]) -> dict[str, list[CompletenessRecord]]:
+    groups: dict[str, list[CompletenessRecord]] = {}
+    for record in records:
+        groups.setdefault(record.repository, []).append(record)
+    return groups
+
+
 def _without_time(line: str | None) -> dict[str, Any] | None:
     if line is None:
         return None
@@ -753,6 +745,19 @@ def regime(trust: str, policy: str) -> str:
     :param trust: digest of the trusted root; ``policy`` likewise
     """
     return sha256_hex(f"{trust} {policy} {__version__}".encode())
+
+
+def claim_row(pack: Pack, evidence_class: str, until: datetime, at: datetime) -> dict[str, Any]:
+    """The catalog's columns of a pack that is about to be written."""
+    return {
+        "digest": pack.digest,
+        "state": "claimed",
+        "evidence_class": evidence_class,
+        "retain_until": until,
+        "claimed_at": at,
+        "size": len(pack.data),
+        "members": len(pack.leaves),
+    }
 
 
 def catalog_row(leaf: Leaf, pack: str) -> dict[str, Any]:

@@ -15,12 +15,12 @@ from datetime import datetime
 from typing import Any, Final
 
 from longseal.archive.leaf import Leaf
-from longseal.archive.pack import Evidence, Pack, load_pack, store_pack, write_pack
+from longseal.archive.pack import Evidence, load_by_leaf, store_pack, write_pack
 from longseal.archive.retention import class_of, retain_until
 from longseal.canonical import digest_of, sha256_hex
 from longseal.catalog.models import Evidence as Row
 from longseal.errors import MalformedError
-from longseal.harvest import catalog_row, regime, signer_of
+from longseal.harvest import catalog_row, claim_row, regime, signer_of
 from longseal.seal.tree import leaf_hash
 from longseal.settings import Duration
 from longseal.verify.engine import Judgement, Outcome
@@ -294,9 +294,7 @@ def _judged(
 
 def _judge_pack(workspace: Workspace, pool: VerifierPool, digest: str, rows: list[Row]) -> _Judged:
     found = _Judged()
-    items = {
-        leaf_hash(item.leaf.line()).hex(): item for item in load_pack(workspace.archive, digest)
-    }
+    items = load_by_leaf(workspace.archive, digest)
     cases: list[tuple[Row, Evidence]] = []
     for row in rows:
         item = items.get(row.leaf_hash)
@@ -359,7 +357,7 @@ def supersede(
     for (name, promised), members in sorted(groups.items()):
         until = max(promised, first)
         pack = write_pack(replace(evidence[one.row], leaf=one.after) for one in members)
-        workspace.catalog.claim_pack(_pack_row(pack, name, until, now))
+        workspace.catalog.claim_pack(claim_row(pack, name, until, now))
         store_pack(workspace.archive, pack, until, name)
         workspace.catalog.supersede(
             pack.digest,
@@ -370,15 +368,3 @@ def supersede(
         )
         stored.append(pack.digest)
     return stored
-
-
-def _pack_row(pack: Pack, name: str, until: datetime, now: datetime) -> dict[str, Any]:
-    return {
-        "digest": pack.digest,
-        "state": "claimed",
-        "evidence_class": name,
-        "retain_until": until,
-        "claimed_at": now,
-        "size": len(pack.data),
-        "members": len(pack.leaves),
-    }

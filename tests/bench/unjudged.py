@@ -12,7 +12,7 @@ from longseal.archive.pack import Evidence, store_pack, write_pack
 from longseal.archive.records import record_files, record_line
 from longseal.archive.retention import class_of, retain_until
 from longseal.canonical import digest_of, digest_set
-from longseal.harvest import catalog_row
+from longseal.harvest import catalog_row, claim_row
 from longseal.registry.discovery import Answer, CompletenessRecord
 from longseal.workspace import Workspace
 from tests.bench.bulk import AN_IMAGE
@@ -68,17 +68,7 @@ def _store(workspace: Workspace, evidence: list[Evidence]) -> None:
     until = retain_until(kept, leaf)
     pack = write_pack(evidence)
     workspace.catalog.claim_packs(
-        [
-            {
-                "digest": pack.digest,
-                "state": "claimed",
-                "evidence_class": kept.name,
-                "retain_until": until,
-                "claimed_at": leaf.collected_at,
-                "size": len(pack.data),
-                "members": len(pack.leaves),
-            }
-        ],
+        [claim_row(pack, kept.name, until, leaf.collected_at)],
         [catalog_row(item.leaf, pack.digest) | {"proof_tries": None} for item in evidence],
     )
     store_pack(workspace.archive, pack, until)

@@ -31,6 +31,7 @@ from longseal.canonical import (
     timestamp,
 )
 from longseal.errors import ConflictError, MalformedError, RefusedError, VerificationError
+from longseal.seal.tree import leaf_hash
 
 MAX_PACK_BYTES: Final = 256 * 1024 * 1024
 """Largest pack, in bytes: packs are held in memory whole."""
@@ -252,6 +253,22 @@ def load_pack(archive: Archive, digest: str) -> tuple[Evidence, ...]:
     if digest_of(data) != digest:
         raise VerificationError(f"expected a pack {digest}, found {digest_of(data)}")
     return read_pack(data)
+
+
+def load_by_leaf(archive: Archive, digest: str) -> dict[str, Evidence]:
+    """:func:`load_pack`, by the hex leaf hash that the catalog names evidence by."""
+    return {leaf_hash(one.leaf.line()).hex(): one for one in load_pack(archive, digest)}
+
+
+def load_evidence(archive: Archive, digest: str, line: str) -> Evidence:
+    """The one piece of evidence of an archived pack whose leaf is ``line``.
+
+    :raises VerificationError: the pack has no such leaf, or other bytes than ``digest`` says
+    """
+    for one in load_pack(archive, digest):
+        if one.leaf.line().decode() == line:
+            return one
+    raise VerificationError("the catalog's leaf is not in the pack that it names")
 
 
 def _manifest(digest: str) -> str:

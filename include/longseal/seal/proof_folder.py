@@ -20,7 +20,7 @@ from typing import Final
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from longseal.archive.leaf import Leaf
-from longseal.archive.pack import Evidence, load_pack
+from longseal.archive.pack import Evidence, load_evidence
 from longseal.canonical import digest_of, hex_of, sha256_hex, timestamp
 from longseal.catalog.models import Evidence as EvidenceRow
 from longseal.errors import MalformedError, RefusedError, UnsupportedError, VerificationError
@@ -116,7 +116,7 @@ def proof_files(workspace: Workspace, row: EvidenceRow) -> dict[str, bytes]:
 
     :raises VerificationError: archive and catalog disagree
     """
-    item = _evidence(workspace, row)
+    item = load_evidence(workspace.archive, row.pack, row.leaf)
     seals = published(workspace)
     seal = next((one for one in seals if one.sequence == row.seal), None)
     if seal is None:
@@ -343,13 +343,6 @@ def _included(files: Mapping[str, bytes], seal: Published) -> Leaf:
         if f"{kind}/{hex_of(digest)}.json" not in seal.files():
             raise VerificationError(f"the seal does not have {digest} among its {kind}")
     return leaf
-
-
-def _evidence(workspace: Workspace, row: EvidenceRow) -> Evidence:
-    for item in load_pack(workspace.archive, row.pack):
-        if item.leaf.line().decode() == row.leaf:
-            return item
-    raise VerificationError("the catalog's leaf is not in the pack that it names")
 
 
 def _signing_key(leaf: Leaf, policy: Policy) -> bytes | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from longseal.archive.pack import load_pack, pack_key
+from longseal.archive.pack import load_evidence, pack_key
 from longseal.archive.tombstones import place_of, restored, tombstones
 from longseal.canonical import (
     MAX_JSON_BYTES,
@@ -275,10 +275,7 @@ def _known(report: Report, digest: str, workspace: Workspace) -> None:
     for row in rows:
 
         def check(row: Evidence = row) -> str:
-            packed = load_pack(workspace.archive, row.pack)
-            item = {item.leaf.line().decode(): item for item in packed}.get(row.leaf)
-            if item is None:
-                raise VerificationError("the catalog's leaf is not in the pack that it names")
+            item = load_evidence(workspace.archive, row.pack, row.leaf)
             leaf = item.leaf
             if leaf.verdict != "verified":
                 raise VerificationError(f"it is {leaf.verdict}: {leaf.reason}")

@@ -19,7 +19,7 @@ from longseal.archive.leaf import Leaf, Signer
 from longseal.archive.pack import Evidence, load_pack, store_pack, write_pack
 from longseal.canonical import canonical_json, digest_of, digest_set, sha256_hex
 from longseal.completion import MAX_TRIES, Completed, complete
-from longseal.harvest import Tally, catalog_row, harvest, plan, take_up
+from longseal.harvest import Tally, catalog_row, claim_row, harvest, plan, take_up
 from longseal.judgement import difference, preview
 from longseal.registry.attach import attach
 from longseal.registry.interface import Descriptor, Manifest
@@ -81,15 +81,7 @@ class Place:
         workspace = self.workspace()
         items = [evidence(payload) for payload in payloads]
         pack = write_pack(items)
-        claim = {
-            "digest": pack.digest,
-            "state": "claimed",
-            "evidence_class": "default.verified",
-            "retain_until": datetime(2028, 12, 1, tzinfo=UTC),
-            "claimed_at": FOUND,
-            "size": len(pack.data),
-            "members": len(pack.leaves),
-        }
+        claim = claim_row(pack, "default.verified", datetime(2028, 12, 1, tzinfo=UTC), FOUND)
         rows = [
             catalog_row(item.leaf, pack.digest)
             | {"proof_tries": 0 if may_lack_proof(item.payload, item.manifest) else None}

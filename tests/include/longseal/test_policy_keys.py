@@ -18,11 +18,11 @@ from tests.proven import Proven
 
 from longseal import judgement
 from longseal.archive.leaf import Leaf, Signer
-from longseal.archive.pack import load_pack, store_pack, write_pack
+from longseal.archive.pack import load_evidence, store_pack, write_pack
 from longseal.canonical import digest_of
 from longseal.cli import main
 from longseal.errors import VerificationError
-from longseal.harvest import catalog_row, harvest, plan
+from longseal.harvest import catalog_row, claim_row, harvest, plan
 from longseal.mirror.mirror import mirror
 from longseal.registry.attach import attach
 from longseal.registry.interface import Descriptor, Manifest, Registry
@@ -160,21 +160,12 @@ def test_a_rule_that_names_another_key_no_longer_accepts_it(harvested: Installat
 def test_recheck_seals_no_leaf_that_names_another_key(harvested: Installation) -> None:
     workspace = harvested.workspace()
     (row, *_) = workspace.catalog.evidence(verdict="verified")
-    items = {one.leaf.line().decode(): one for one in load_pack(workspace.archive, row.pack)}
-    item = items[row.leaf]
+    item = load_evidence(workspace.archive, row.pack, row.leaf)
     forged = replace(item.leaf, signer=Signer(None, None, digest_of(b"another")))
     pack = write_pack([replace(item, leaf=forged)])
-    claim = {
-        "digest": pack.digest,
-        "state": "claimed",
-        "evidence_class": "default.verified",
-        "retain_until": workspace.catalog.pack(row.pack).retain_until,
-        "claimed_at": workspace.now(),
-        "size": len(pack.data),
-        "members": 1,
-    }
-    workspace.catalog.claim_pack(claim)
-    store_pack(workspace.archive, pack, claim["retain_until"])
+    until = workspace.catalog.pack(row.pack).retain_until
+    workspace.catalog.claim_pack(claim_row(pack, "default.verified", until, workspace.now()))
+    store_pack(workspace.archive, pack, until)
     moved = (row.id, row.leaf_hash, catalog_row(forged, pack.digest))
     workspace.catalog.supersede(pack.digest, [moved])
     with pytest.raises(VerificationError, match="its key is"):
