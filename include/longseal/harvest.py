@@ -658,9 +658,11 @@ class Collector:
     def _archive(self, chunk: Iterable[_Kept]) -> None:
         """Pack what was judged: one pack for each class and month of retention."""
         groups: dict[tuple[str, datetime], list[Evidence]] = {}
-        for kept in chunk:
+        for kept in self._not_stored(list(chunk)):
             key = (kept.evidence_class, kept.retain_until)
             groups.setdefault(key, []).append(kept.evidence)
+        if not groups:
+            return
         packs = [
             (name, until, write_pack(members), members)
             for (name, until), members in sorted(groups.items(), key=lambda group: group[0])
@@ -682,6 +684,16 @@ class Collector:
             store_pack(self._workspace.archive, pack, until, name)
             self._workspace.catalog.mark_stored(pack.digest)
             self.result.packs.append(pack.digest)
+
+    def _not_stored(self, chunk: Sequence[_Kept]) -> Iterator[_Kept]:
+        """Without what a killed run stored of an attachment before it came to the rest."""
+        bundles = {f"sha256:{kept.evidence.leaf.sha256}" for kept in chunk}
+        stored = self._workspace.catalog.stored_evidence(self._source, bundles)
+        for kept in chunk:
+            leaf = kept.evidence.leaf
+            place = (leaf.repository, leaf.image, leaf.manifest, f"sha256:{leaf.sha256}")
+            if place not in stored:
+                yield kept
 
     def _count(self, found: Found, judgement: Judgement) -> None:
         tally = self.result.of(found.image)

@@ -132,6 +132,29 @@ class Catalog:
                     known.setdefault(image, set()).add(manifest)
         return known
 
+    def stored_evidence(
+        self, source: str, bundles: Collection[str]
+    ) -> set[tuple[str, str, str, str]]:
+        """Where evidence with these digests was found, and is safe in the archive already.
+
+        :returns: repository, image, manifest and bundle of each piece
+        """
+        found: set[tuple[str, str, str, str]] = set()
+        place = (Evidence.repository, Evidence.image, Evidence.manifest, Evidence.bundle)
+        with self.session() as session:
+            for part in _parts(sorted(bundles)):
+                rows = session.execute(
+                    select(*place)
+                    .join(Pack, Pack.digest == Evidence.pack)
+                    .where(
+                        Evidence.source == source,
+                        Evidence.bundle.in_(part),
+                        Pack.state == "stored",
+                    )
+                )
+                found.update(row._tuple() for row in rows)
+        return found
+
     def held_manifests(
         self, source: str, repository: str, images: Collection[str]
     ) -> dict[str, set[str]]:

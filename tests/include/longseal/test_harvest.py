@@ -987,6 +987,32 @@ def test_a_pack_that_was_claimed_and_written_is_taken_up_and_not_harvested_again
     assert workspace.catalog.evidence(pack=stored[0])
 
 
+def test_of_an_attachment_in_two_packs_only_what_is_missing_is_packed_again(
+    place: Place, sigstore: SigstoreDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = image(place.registry, "v1")
+    good = sigstore.attest(subject.digest, at=SIGNED)
+    bad = sigstore.attest(digest_of(b"another"), at=SIGNED)
+    layered(place.registry, subject, [(BUNDLE, good), (BUNDLE, bad)])
+    asked = []
+
+    def killed(self: Any, digest: str) -> bool:
+        asked.append(digest)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return True
+
+    with monkeypatch.context() as patch:
+        patch.setattr("longseal.catalog.catalog.Catalog.holds_claim", killed)
+        with pytest.raises(KeyboardInterrupt):
+            place.harvest()
+    # One of each verdict more: both packs are written anew, and neither has anything twice.
+    for digest in (subject.digest, digest_of(b"another")):
+        attached(place.registry, subject, sigstore.attest(digest, at=SIGNED))
+    place.harvest(hours=1)
+    assert len(stored(place)) == 4
+
+
 def _harvest_together(place: Place, hours: float, start: Any) -> None:
     start.wait()
     place.harvest(hours)
