@@ -25,7 +25,7 @@ from longseal.mirror.plan import Shipment
 from longseal.seal.ceremony import Ceremony, seal_trusted_root
 from longseal.seal.key_history import history_files
 from longseal.seal.keys import public_pem
-from longseal.seal.organisation import key_set, organisation_key
+from longseal.seal.organisation import keys_in_force, organisation_key
 from longseal.seal.published import (
     SEAL,
     TRUSTED_ROOT,
@@ -192,16 +192,14 @@ def _statement(workspace: Workspace, site: SiteSettings, sequence: int, inventor
 
 
 def _files(workspace: Workspace) -> dict[str, bytes]:
-    key = organisation_key(workspace).key
+    _, key_set, signing = keys_in_force(workspace)
     files = {
-        ORGANISATION_KEY: public_pem(key).encode(),
+        ORGANISATION_KEY: public_pem(signing.key).encode(),
         "trusted_root.json": workspace.trusted_root,
         "policy.json": workspace.policy,
         TRUSTED_ROOT: seal_trusted_root(workspace, retired=True),
+        KEY_SET: key_set,
     }
-    found = key_set(workspace)
-    if found is not None:
-        files[KEY_SET] = found[1]
     files |= history_files(workspace)
     for seal in published(workspace):
         folder = seal_folder(seal.sequence)

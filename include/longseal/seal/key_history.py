@@ -28,7 +28,7 @@ from longseal.seal.keys import (
     load_public_pem,
     public_pem,
 )
-from longseal.seal.organisation import KEY_SET, key_set, organisation_key, start_of_day
+from longseal.seal.organisation import KEY_SET, keys_in_force, start_of_day
 from longseal.seal.proof import Anchors, verify_statement
 from longseal.seal.published import predicate_type
 from longseal.seal.signers.interface import PublicKey, Signer
@@ -104,22 +104,13 @@ def recover(workspace: Workspace, recovery: Signer) -> dict[str, Any]:
                 f" {fingerprint(recovery.public_key)}"
             )
         known = {entry.keyid for entry in before.keys}
-        for signer in _reachable(workspace):
+        for signer in workspace.signers():
             if keyid(signer.public_key) not in known:
                 # Spent: whoever had it in hand once may have it again.
                 return replace(with_new(before, signer.public_key, workspace.now()), recovery=None)
         raise RefusedError("the settings name no new key: put it into signer or next_signer")
 
     return _publish(workspace, change, "recovered", recovery)
-
-
-def _reachable(workspace: Workspace) -> Iterator[Signer]:
-    signers = workspace.signers()
-    while True:
-        try:
-            yield next(signers)
-        except StopIteration:
-            return
 
 
 def with_new(before: KeySet, key: PublicKey, now: datetime) -> KeySet:
@@ -163,10 +154,7 @@ def _publish(
     recovery: Signer | None,
 ) -> dict[str, Any]:
     """Claim, sign and publish the next version; one that was claimed before is finished first."""
-    organisation_key(workspace)
-    found = key_set(workspace)
-    assert found is not None
-    before, data = found
+    before, data, _ = keys_in_force(workspace)
     folder = f"keys/{before.version + 1:04}"
     claim = f"{folder}/{_FILE}"
     resumed = workspace.archive.stat(claim) is not None

@@ -23,10 +23,10 @@ from longseal.canonical import (
 )
 from longseal.errors import MalformedError, RefusedError, VerificationError
 from longseal.seal.bundle import parse_key_bundle
-from longseal.seal.ceremony import BUNDLE, log_key, require_quorum
+from longseal.seal.ceremony import BUNDLE, SIGNED, log_key, require_quorum
 from longseal.seal.checkpoint import verify_checkpoint
 from longseal.seal.keys import KeyEntry, KeySet, fingerprint, spki
-from longseal.seal.organisation import key_set, organisation_key
+from longseal.seal.organisation import keys_in_force, organisation_key
 from longseal.seal.published import SEAL, Published, published
 from longseal.seal.tiles import read_checkpoint, read_entries
 from longseal.seal.tree import Frontier, leaf_hash
@@ -100,10 +100,8 @@ def standings(keys: KeySet, seals: Sequence[Stamped]) -> list[Standing]:
 
 def key_standings(workspace: Workspace) -> tuple[KeySet, list[Standing]]:
     """The newest key set, and what stands of each key's seals."""
-    organisation_key(workspace)
-    found = key_set(workspace)
-    assert found is not None
-    return found[0], standings(found[0], [_stamped(workspace, one) for one in published(workspace)])
+    keys = keys_in_force(workspace).keys
+    return keys, standings(keys, [_stamped(workspace, one) for one in published(workspace)])
 
 
 def _stamped(workspace: Workspace, seal: Published) -> Stamped:
@@ -193,9 +191,9 @@ def reconcile_cloudtrail(
     :param key_ids: ids, ARNs or aliases by which events may name the key
     :raises MalformedError: it is no such export
     """
-    key = fingerprint(organisation_key(workspace).key)
+    key, named = fingerprint(organisation_key(workspace).key), set(map(_last_part, key_ids))
     count = sum(
-        _signed_with(event, set(key_ids)) and (since is None or _time(event) >= since)
+        _signed_with(event, named) and (since is None or _time(event) >= since)
         for event in _events(export)
     )
     return Reconciled("cloudtrail", count, operations(workspace, key, since))
@@ -224,10 +222,12 @@ def _signed_with(event: Mapping[str, Any], key_ids: set[str]) -> bool:
     for resource in resources if isinstance(resources, list) else ():
         if isinstance(resource, dict):
             names.add(resource.get("ARN"))
-    known = {str(name) for name in names if name}
-    return bool(known & key_ids) or any(
-        name.rpartition("/")[2] in {each.rpartition("/")[2] for each in key_ids} for name in known
-    )
+    return not key_ids.isdisjoint(_last_part(str(name)) for name in names if name)
+
+
+def _last_part(name: str) -> str:
+    """The id of a key in its ARN."""
+    return name.rpartition("/")[2]
 
 
 def _time(event: Mapping[str, Any]) -> datetime:
@@ -254,7 +254,7 @@ def reconcile_log(workspace: Workspace) -> Reconciled:
     head = verify_checkpoint(read_checkpoint(tiles.url), rekor.origin, log_key(workspace))
     if head.size > MAX_LOG_ENTRIES:
         raise RefusedError(f"{rekor.origin} has over {MAX_LOG_ENTRIES} entries")
-    keys, _ = key_standings(workspace)
+    keys = keys_in_force(workspace).keys
     ours = {spki(entry.key) for entry in keys.keys}
     known = set(_messages(workspace))
     tree, count, foreign = Frontier(), 0, []
@@ -278,7 +278,7 @@ def reconcile_log(workspace: Workspace) -> Reconciled:
 
 def _messages(workspace: Workspace) -> Iterator[str]:
     """Digest of each message that the organisation's keys signed, by the bundles archived."""
-    for prefix in ("seals/", "deliveries/", "prunes/", "deletions/", "keys/"):
+    for prefix in SIGNED:
         for key in workspace.archive.keys(prefix):
             if key.endswith((f"/{BUNDLE}", f"/{SEAL}")):
                 yield sha256_hex(parse_key_bundle(workspace.archive.get(key)).message)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from longseal.canonical import timestamp
 from longseal.errors import SettingsError, SignerError
@@ -24,37 +24,46 @@ def key_set(workspace: Workspace) -> tuple[KeySet, bytes] | None:
     return KeySet.parse(data), data
 
 
-def organisation_key(workspace: Workspace) -> KeyEntry:
-    """The key that signs now.
+class InForce(NamedTuple):
+    """The newest key set, with its bytes, and the key in it that signs now."""
+
+    keys: KeySet
+    data: bytes
+    entry: KeyEntry
+
+
+def keys_in_force(workspace: Workspace) -> InForce:
+    """What the organisation signs with.
 
     The first time, the signer's own key becomes the first key set; from then on the key set is what
     pins it. Where the settings pin a fingerprint, the key must have that one.
 
     :raises SettingsError: the key set and ``keys.pinned`` disagree, or no key is active
     """
-    found = key_set(workspace)
-    if found is None:
-        entry = _first_key(workspace)
-    else:
-        active = found[0].active(workspace.now())
-        if active is None:
-            raise SettingsError("signer", "no key of the key set is active: longseal keys rotate")
-        entry = active
+    keys, data = key_set(workspace) or _first_keys(workspace)
+    entry = keys.active(workspace.now())
+    if entry is None:
+        raise SettingsError("signer", "no key of the key set is active: longseal keys rotate")
     pinned = workspace.settings.pinned_key
     if pinned is not None and fingerprint(entry.key) != pinned:
         raise SettingsError(
             "keys.pinned", f"expected key {pinned}, the key set has {fingerprint(entry.key)}"
         )
-    return entry
+    return InForce(keys, data, entry)
 
 
-def _first_key(workspace: Workspace) -> KeyEntry:
+def organisation_key(workspace: Workspace) -> KeyEntry:
+    """The key that signs now; see :func:`keys_in_force`."""
+    return keys_in_force(workspace).entry
+
+
+def _first_keys(workspace: Workspace) -> tuple[KeySet, bytes]:
     since = start_of_day(workspace.now())
     entry = KeyEntry(workspace.signer().public_key, since)
     first = KeySet((entry,), recovery=workspace.settings.recovery_key)
     workspace.store(KEY_SET.format(version=1), first.format())
     workspace.note("key.established", {"key": fingerprint(entry.key), "since": timestamp(since)})
-    return entry
+    return first, first.format()
 
 
 def start_of_day(moment: datetime) -> datetime:
@@ -69,10 +78,7 @@ def anchors_of(workspace: Workspace, keys: KeySet | None = None) -> Anchors:
     :param keys: the key set that counts; None for the newest
     """
     if keys is None:
-        organisation_key(workspace)
-        found = key_set(workspace)
-        assert found is not None
-        keys = found[0]
+        keys = keys_in_force(workspace).keys
     newest = max(keys.keys, key=lambda each: each.since)
     return Anchors(newest.key, quorum=workspace.settings.timestamp_quorum, keys=keys)
 

@@ -36,6 +36,7 @@ from longseal.catalog.models import Seal
 from longseal.errors import RefusedError, RetryableError, VerificationError
 from longseal.seal.ceremony import (
     BUNDLE,
+    SIGNED,
     Ceremony,
     check_bundle,
     read_tokens,
@@ -49,7 +50,7 @@ from longseal.seal.checkpoint import (
     verifier_key,
 )
 from longseal.seal.contents import Contents
-from longseal.seal.organisation import key_set, organisation_key, start_of_day
+from longseal.seal.organisation import keys_in_force, start_of_day
 from longseal.seal.period import Period
 from longseal.seal.published import (
     SEAL,
@@ -127,11 +128,15 @@ class Reseal:
                         "statement": digest_of(statement),
                     },
                 )
-        for found in ("ceremony", "sealed", "_published"):
-            self.__dict__.pop(found, None)
+        self._look_anew()
         if self.sealed is None and self._claimed() is None:
             raise RetryableError("another run came first with another period: try again")
         return self._summary()
+
+    def _look_anew(self) -> None:
+        """What was found in the archive is found again: this step or another run changed it."""
+        for found in ("ceremony", "sealed", "_published"):
+            self.__dict__.pop(found, None)
 
     def _claimed(self) -> Ceremony | None:
         folder = self._open_folder()
@@ -171,7 +176,7 @@ class Reseal:
         :returns: the statement about them
         """
         workspace = self._workspace
-        key = organisation_key(workspace)  # before anything is written for a seal without one
+        keys = keys_in_force(workspace)  # before anything is written for a seal without one
         covered = Contents(workspace, self.period.end)
         records = {
             place: record
@@ -205,9 +210,7 @@ class Reseal:
             keep(f"policies/{digest[7:]}.json", workspace.kept(digest))
         for digest in sorted(covered.trusts):
             keep(f"trusted-roots/{digest[7:]}.json", workspace.kept(digest))
-        keys = key_set(workspace)
-        assert keys is not None
-        keep("key-set.json", keys[1])
+        keep("key-set.json", keys.data)
         ledger_head = workspace.ledger.head()
         if ledger_head is not None:
             keep("ledger-head.json", ledger_head.data)
@@ -241,7 +244,7 @@ class Reseal:
                 },
                 "previous": None if not before else before[-1].digest,
                 "renews": [{"sequence": one.sequence, "digest": one.digest} for one in before],
-                "keyid": key.keyid,
+                "keyid": keys.entry.keyid,
                 "software": f"longseal {__version__}",
             },
         ).format()
@@ -254,7 +257,7 @@ class Reseal:
         archive = self._workspace.archive
         return (
             (key, archive.get(key))
-            for prefix in ("seals/", "deliveries/", "prunes/", "deletions/", "keys/")
+            for prefix in SIGNED
             for key in archive.keys(prefix)
             if key.endswith(f"/{BUNDLE}") and not _ATTEMPT.fullmatch(_claim_of(key))
         )
@@ -414,8 +417,7 @@ class Reseal:
             folder = seal_folder(sequence)
             workspace.store(f"{folder}/{TRUSTED_ROOT}", seal_trusted_root(workspace))
             workspace.store(f"{folder}/{SEAL}", bundle)
-            for name in ("sealed", "_published"):
-                self.__dict__.pop(name, None)
+            self._look_anew()
             workspace.note(
                 "seal.published",
                 {"period": self.period.name, "sequence": sequence, "seal": digest_of(bundle)},

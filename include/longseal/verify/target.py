@@ -29,7 +29,7 @@ from longseal.errors import (
 from longseal.registry.interface import Registry
 from longseal.seal.ceremony import seal_trusted_root
 from longseal.seal.keys import fingerprint, load_public_pem
-from longseal.seal.organisation import key_set, organisation_key
+from longseal.seal.organisation import keys_in_force, organisation_key
 from longseal.seal.proof import Anchors, verify_seal, verify_statement
 from longseal.seal.proof_folder import PROOF, verify_proof
 from longseal.seal.published import SEAL, read_lines, read_seal
@@ -323,8 +323,7 @@ def _anchors(given: Given, workspace: Callable[[], Workspace]) -> Anchors:
     key = _key(given, workspace)
     keys = None
     if given.key is None or is_digest(given.key):
-        found = key_set(workspace())
-        keys = found and found[0]
+        keys = keys_in_force(workspace()).keys
     return Anchors(key, given.timestamp_roots, given.quorum, keys)
 
 
