@@ -152,7 +152,9 @@ class Catalog:
                         Pack.state == "stored",
                     )
                 )
-                found.update(row._tuple() for row in rows)
+                found.update(
+                    (where, image, manifest, bundle) for where, image, manifest, bundle in rows
+                )
         return found
 
     def held_manifests(

@@ -15,7 +15,7 @@ from longseal.seal.published import SEAL, TRUSTED_ROOT, Published, check_tree
 from longseal.seal.rekor import verify_entry
 from longseal.seal.signers.interface import PublicKey
 from longseal.seal.statement import Statement
-from longseal.seal.timestamps import Authority, verify_quorum
+from longseal.seal.timestamps import Authority, Token, verify_quorum
 from longseal.seal.trusted_root import Log, parse_trusted_root
 
 Read = Callable[[str], bytes]
@@ -71,6 +71,14 @@ def verify_statement(
     :returns: the statement, and the earliest time at which an authority saw its signature
     :raises VerificationError: naming what does not hold
     """
+    statement, tokens = verify_stamped(data, anchors, trusted_root, kind)
+    return statement, min(token.gen_time for token in tokens)
+
+
+def verify_stamped(
+    data: bytes, anchors: Anchors, trusted_root: bytes, kind: str
+) -> tuple[Statement, tuple[Token, ...]]:
+    """:func:`verify_statement`, with a good timestamp of each authority that is believed."""
     bundle = parse_key_bundle(data)
     key = anchors.named(Statement.parse(bundle.payload).predicate.get("keyid"))
     statement = Statement.parse(verify_key_bundle(bundle, key))
@@ -84,9 +92,8 @@ def verify_statement(
     )
     if log is not None:
         _verify_log(bundle, key, log)
-    stamped = min(token.gen_time for token in tokens)
-    anchors.require_window(key, stamped)
-    return statement, stamped
+    anchors.require_window(key, min(token.gen_time for token in tokens))
+    return statement, tokens
 
 
 def believed(authorities: Sequence[Authority], anchors: Anchors) -> list[Authority]:

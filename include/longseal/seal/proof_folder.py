@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from importlib.resources import files as package_files
 from itertools import pairwise
 from pathlib import Path
@@ -24,11 +23,10 @@ from longseal.archive.pack import Evidence, load_evidence
 from longseal.canonical import digest_of, hex_of, sha256_hex, timestamp
 from longseal.catalog.models import Evidence as EvidenceRow
 from longseal.errors import MalformedError, RefusedError, UnsupportedError, VerificationError
-from longseal.seal.bundle import parse_key_bundle
 from longseal.seal.ceremony import authorities
 from longseal.seal.checkpoint import Proof, parse_verifier_key
 from longseal.seal.keys import KeySet, keyid, load_public_pem, public_pem
-from longseal.seal.proof import Anchors, believed, verify_statement
+from longseal.seal.proof import Anchors, believed, verify_stamped
 from longseal.seal.published import (
     SEAL,
     TRUSTED_ROOT,
@@ -40,7 +38,7 @@ from longseal.seal.published import (
 )
 from longseal.seal.renewal import path, renewables
 from longseal.seal.timestamps import Token, parse_tokens, verify_quorum
-from longseal.seal.tree import leaf_hash
+from longseal.seal.tree import Tree, leaf_hash
 from longseal.seal.trusted_root import parse_trusted_root
 from longseal.verify.engine import Engine, Outcome
 from longseal.verify.formats import readings
@@ -85,9 +83,10 @@ def prove(workspace: Workspace, digest: str, folder: Path) -> list[Path]:
     if folder.exists():
         raise RefusedError(f"{folder} is there already: name a new folder")
     written = []
+    prover = _Prover(workspace)
     for row in proven:
         place = folder if len(proven) == 1 else folder / row.leaf_hash
-        for name, data in proof_files(workspace, row).items():
+        for name, data in prover.files(row).items():
             path = place / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
@@ -111,54 +110,68 @@ def told(workspace: Workspace) -> list[str]:
     ]
 
 
-def proof_files(workspace: Workspace, row: EvidenceRow) -> dict[str, bytes]:
-    """The files of one proof, by name.
+class _Prover:
+    """Makes proofs; what several of them share is read once.
 
     :raises VerificationError: archive and catalog disagree
     """
-    item = load_evidence(workspace.archive, row.pack, row.leaf)
-    seals = published(workspace)
-    seal = next((one for one in seals if one.sequence == row.seal), None)
-    if seal is None:
-        raise VerificationError(f"the catalog names seal {row.seal}, which the archive has not")
-    lines = list(read_lines(workspace, seal.files("leaves/").values()))
-    note = workspace.kept(seal.files()["checkpoint"])
-    tree = check_tree(seal, lines, note)
-    line = item.leaf.line()
-    if line not in lines:
-        raise VerificationError(f"the catalog says seal {row.seal}, which does not have the leaf")
-    index = lines.index(line)
-    found = {
-        "attestation": item.payload,
-        "manifest.json": item.manifest,
-        LEAF: line,
-        PROOF: Proof(index, tree.proof(index), note).format(),
-        "policy.json": workspace.kept(item.leaf.policy),
-        "trusted_root.json": workspace.kept(item.leaf.trust),
-        **{f"material/{sha256_hex(one)}": one for one in item.material},
-        **_seal_files(workspace, seal, "seal"),
-    }
-    key = _signing_key(item.leaf, Policy.parse(found["policy.json"]))
-    if key is not None:
-        found[SIGNER] = pem_of(key).encode()
-    if (bundle := _bundle(item, key)) is not None:
-        found[BUNDLE] = bundle
-    for renewal in _renewals(workspace, seals, seal):
-        found |= _seal_files(workspace, renewal, f"renewals/{renewal.sequence:06}")
-    found[SUMS] = "".join(
-        f"{sha256_hex(data)}  {name}\n" for name, data in sorted(found.items())
-    ).encode()
-    found[VERIFY] = (package_files("longseal.seal") / VERIFY).read_bytes()
-    return found
 
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._seals = {one.sequence: one for one in published(workspace)}
+        self._resting = {one.sequence: one for one in renewables(workspace)}
+        self._sealed: dict[int, tuple[list[bytes], Tree, bytes]] = {}
 
-def _renewals(workspace: Workspace, seals: Sequence[Published], seal: Published) -> list[Published]:
-    """The seals that keep ``seal`` provable, oldest first."""
-    resting = {one.sequence: one for one in renewables(workspace)}
-    quorum = workspace.settings.timestamp_quorum
-    carried = path(list(resting.values()), resting[seal.sequence], quorum)
-    by_sequence = {one.sequence: one for one in seals}
-    return [by_sequence[one.sequence] for one in carried]
+    def files(self, row: EvidenceRow) -> dict[str, bytes]:
+        """The files of one proof, by name."""
+        workspace = self._workspace
+        item = load_evidence(workspace.archive, row.pack, row.leaf)
+        seal = None if row.seal is None else self._seals.get(row.seal)
+        if seal is None:
+            raise VerificationError(f"the catalog names seal {row.seal}, which the archive has not")
+        lines, tree, note = self._tree(seal)
+        line = item.leaf.line()
+        if line not in lines:
+            raise VerificationError(
+                f"the catalog says seal {row.seal}, which does not have the leaf"
+            )
+        index = lines.index(line)
+        found = {
+            "attestation": item.payload,
+            "manifest.json": item.manifest,
+            LEAF: line,
+            PROOF: Proof(index, tree.proof(index), note).format(),
+            "policy.json": workspace.kept(item.leaf.policy),
+            "trusted_root.json": workspace.kept(item.leaf.trust),
+            **{f"material/{sha256_hex(one)}": one for one in item.material},
+            **_seal_files(workspace, seal, "seal"),
+        }
+        key = _signing_key(item.leaf, Policy.parse(found["policy.json"]))
+        if key is not None:
+            found[SIGNER] = pem_of(key).encode()
+        if (bundle := _bundle(item, key)) is not None:
+            found[BUNDLE] = bundle
+        for renewal in self._renewals(seal):
+            found |= _seal_files(workspace, renewal, f"renewals/{renewal.sequence:06}")
+        found[SUMS] = "".join(
+            f"{sha256_hex(data)}  {name}\n" for name, data in sorted(found.items())
+        ).encode()
+        found[VERIFY] = (package_files("longseal.seal") / VERIFY).read_bytes()
+        return found
+
+    def _tree(self, seal: Published) -> tuple[list[bytes], Tree, bytes]:
+        """The leaves' lines, their checked tree, and its checkpoint."""
+        if seal.sequence not in self._sealed:
+            lines = list(read_lines(self._workspace, seal.files("leaves/").values()))
+            note = self._workspace.kept(seal.files()["checkpoint"])
+            self._sealed[seal.sequence] = lines, check_tree(seal, lines, note), note
+        return self._sealed[seal.sequence]
+
+    def _renewals(self, seal: Published) -> list[Published]:
+        """The seals that keep ``seal`` provable, oldest first."""
+        quorum = self._workspace.settings.timestamp_quorum
+        carried = path(list(self._resting.values()), self._resting[seal.sequence], quorum)
+        return [self._seals[one.sequence] for one in carried]
 
 
 def verify_proof(
@@ -215,9 +228,12 @@ def verify_proof(
 
 @dataclass(frozen=True, slots=True)
 class _Checked:
+    """
+    :param tokens: a good one of each authority that is believed
+    """
+
     seal: Published
     keyid: str
-    stamped: datetime
     tokens: tuple[Token, ...]
 
 
@@ -263,7 +279,7 @@ def _checked_seals(
         )
     keys = KeySet.parse(files[f"{folders[-1]}/key-set.json"])
     for checked in found:
-        keys.key_for(checked.keyid, checked.stamped)
+        keys.key_for(checked.keyid, min(token.gen_time for token in checked.tokens))
     for before, (folder, renewal) in pairwise(zip(folders, found, strict=True)):
         for algorithm, name in (("sha256", "seals.sha256"), ("sha512", "renewal.sha512")):
             _require_named(files, before[1].seal, algorithm, f"{folder}/{name}")
@@ -290,7 +306,7 @@ def _checked_seal(
             raise VerificationError(f"{folder}/{name} is missing") from None
 
     anchors = Anchors(load_public_pem(read("key.pub"), "key.pub"), timestamp_roots, quorum)
-    statement, stamped = verify_statement(read(SEAL), anchors, read(TRUSTED_ROOT), "seal")
+    statement, good = verify_stamped(read(SEAL), anchors, read(TRUSTED_ROOT), "seal")
     seal = Published(int(statement.predicate["sequence"]), read(SEAL), statement)
     for name in ("checkpoint", "key-set.json", "seals.sha256"):
         if seal.files().get(name) != digest_of(read(name)):
@@ -301,9 +317,7 @@ def _checked_seal(
     _require_named(files, seal, "sha512", f"{folder}/renewal.sha512")
     own_root = f"{seal_folder(seal.sequence)}/{TRUSTED_ROOT}"
     _require_line(files, read(TRUSTED_ROOT), own_root, "sha512", f"{folder}/renewal.sha512")
-    bundle = parse_key_bundle(seal.bundle)
-    good = verify_quorum(bundle.timestamps, bundle.signature, authorities, quorum)
-    return _Checked(seal, keyid(anchors.key), stamped, good)
+    return _Checked(seal, keyid(anchors.key), good)
 
 
 def _require_named(
