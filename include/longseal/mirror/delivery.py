@@ -6,7 +6,6 @@ visible before all that it needs is there; a delivery that was cut off goes on w
 
 from __future__ import annotations
 
-import io
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -15,16 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from longseal.canonical import canonical_json, digest_of
+from longseal.canonical import digest_of
 from longseal.errors import ArchiveError, RegistryError, SettingsError
 from longseal.mirror.kit import KIT_TYPE, Kit
 from longseal.mirror.plan import Shipment
-from longseal.registry.attach import EMPTY, list_in_fallback
+from longseal.registry.artifact import File, artifact_manifest, put_artifact
+from longseal.registry.attach import list_in_fallback
 from longseal.registry.copy import Copied, copy_manifest_tree
 from longseal.registry.discovery import LEGACY
 from longseal.registry.interface import Manifest, Registry
 from longseal.registry.layout import LayoutRegistry
-from longseal.registry.model import EMPTY_CONFIG, OCI_MANIFEST, fallback_tag, parse_subject
+from longseal.registry.model import fallback_tag, parse_subject
 from longseal.settings import RegistrySiteSettings, SiteSettings
 from longseal.workspace import Workspace
 
@@ -33,8 +33,6 @@ WORKERS: Final = 8
 
 KIT_REPOSITORY: Final = "longseal-site"
 """Where a site that is a registry finds the kit: one artifact, tagged ``latest``."""
-
-TITLE: Final = "org.opencontainers.image.title"
 
 IMAGES: Final = "images"
 """The folder of a volume that holds one OCI image layout a repository."""
@@ -165,35 +163,14 @@ def put_kit(workspace: Workspace, site: SiteSettings, kit: Kit) -> int:
 
 
 def _push_kit(target: Registry, kit: Kit) -> int:
-    layers = [
-        {
-            "mediaType": "application/octet-stream",
-            "digest": digest_of(data),
-            "size": len(data),
-            "annotations": {TITLE: name},
-        }
+    files = [
+        File(name, digest_of(data), len(data), "application/octet-stream")
         for name, data in kit.files.items()
     ]
-    document = canonical_json(
-        {
-            "schemaVersion": 2,
-            "mediaType": OCI_MANIFEST,
-            "artifactType": KIT_TYPE,
-            "config": {"mediaType": EMPTY_CONFIG, "digest": digest_of(EMPTY), "size": len(EMPTY)},
-            "layers": layers,
-        }
-    )
-    manifest = Manifest(digest_of(document), OCI_MANIFEST, document)
+    manifest = artifact_manifest(KIT_TYPE, files)
     if target.resolve(KIT_REPOSITORY, "latest") == manifest.digest:
         return 0
-    written = 0
-    for data in (EMPTY, *kit.files.values()):
-        digest = digest_of(data)
-        if not target.has_blob(KIT_REPOSITORY, digest):
-            target.put_blob(KIT_REPOSITORY, digest, len(data), io.BytesIO(data))
-            written += 1
-    target.put_manifest(KIT_REPOSITORY, manifest, "latest")
-    return written + 1
+    return put_artifact(target, KIT_REPOSITORY, "latest", manifest, files, kit.files.__getitem__)
 
 
 def _write(path: Path, data: bytes) -> bool:

@@ -13,8 +13,9 @@ from typing import Any, Final
 from longseal.archive.leaf import Leaf
 from longseal.canonical import digest_of, is_digest, parse_object, parse_timestamp
 from longseal.errors import MalformedError, VerificationError
-from longseal.mirror.delivery import IMAGES, KIT_REPOSITORY, TITLE
+from longseal.mirror.delivery import IMAGES, KIT_REPOSITORY
 from longseal.mirror.kit import INVENTORY, INVENTORY_BUNDLE, KEY_SET, ORGANISATION_KEY
+from longseal.registry.artifact import TITLE
 from longseal.registry.interface import Registry
 from longseal.registry.layout import LayoutRegistry
 from longseal.registry.model import check_repository, parse_manifest

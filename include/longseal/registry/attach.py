@@ -43,8 +43,8 @@ def attachment_manifest(
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,
         "artifactType": artifact_type,
-        "config": _described(EMPTY_CONFIG, EMPTY),
-        "layers": [_described(artifact_type, layer_bytes)],
+        "config": described(EMPTY_CONFIG, EMPTY),
+        "layers": [described(artifact_type, layer_bytes)],
         "subject": {
             "mediaType": subject.media_type,
             "digest": subject.digest,
@@ -160,5 +160,6 @@ def _read(
     return document, document.get("manifests") or []
 
 
-def _described(media_type: str, data: bytes) -> dict[str, Any]:
+def described(media_type: str, data: bytes) -> dict[str, Any]:
+    """The OCI descriptor of some bytes."""
     return {"mediaType": media_type, "digest": digest_of(data), "size": len(data)}

@@ -1,20 +1,15 @@
 """The seal as an OCI artifact: all that ``longseal verify FOLDER`` reads, in one manifest.
 
-Its layers carry their names as ``org.opencontainers.image.title``, so that ``oras pull`` writes the
-folder. The tag is the period.
+``oras pull`` writes the folder. The tag is the period.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping
 from typing import Any, Final
 
-from longseal.canonical import canonical_json, digest_of, timestamp
+from longseal.canonical import digest_of, timestamp
 from longseal.errors import ConflictError
-from longseal.registry.attach import EMPTY
-from longseal.registry.interface import Manifest
-from longseal.registry.model import EMPTY_CONFIG, OCI_MANIFEST
+from longseal.registry.artifact import File, artifact_manifest, put_artifact
 from longseal.seal.bundle import MEDIA_TYPE
 from longseal.seal.published import SEAL, TRUSTED_ROOT, Published, seal_folder
 from longseal.seal.revocation import REVOCATION
@@ -50,8 +45,18 @@ def push_seal(workspace: Workspace, seal: Published) -> dict[str, Any]:
             return workspace.archive.get(f"{folder}{name}")
         return workspace.kept(digests[name])
 
-    manifest = _manifest(
-        seal, {name: (digest, len(read(name))) for name, digest in digests.items()}
+    files = [
+        File(name, digest, len(read(name)), MEDIA_TYPE if name == SEAL else FILE_TYPE)
+        for name, digest in digests.items()
+    ]
+    manifest = artifact_manifest(
+        ARTIFACT_TYPE,
+        files,
+        {
+            "org.opencontainers.image.created": timestamp(seal.sealed_at),
+            "longseal.seal.sequence": str(seal.sequence),
+            "longseal.seal.root": seal.root,
+        },
     )
     there = registry.manifest(place.repository, seal.period)
     if there is not None:
@@ -61,12 +66,7 @@ def push_seal(workspace: Workspace, seal: Published) -> dict[str, Any]:
                 f" {manifest.digest}: somebody else wrote there; look at it, and delete it"
             )
         return {"artifact": manifest.digest, "pushed": False}
-    registry.put_blob(place.repository, digest_of(EMPTY), len(EMPTY), io.BytesIO(EMPTY))
-    for name, digest in digests.items():
-        if not registry.has_blob(place.repository, digest):
-            data = read(name)
-            registry.put_blob(place.repository, digest, len(data), io.BytesIO(data))
-    registry.put_manifest(place.repository, manifest, seal.period)
+    put_artifact(registry, place.repository, seal.period, manifest, files, read)
     workspace.note(
         "seal.pushed",
         {
@@ -77,33 +77,3 @@ def push_seal(workspace: Workspace, seal: Published) -> dict[str, Any]:
         },
     )
     return {"artifact": manifest.digest, "pushed": True}
-
-
-def _manifest(seal: Published, files: Mapping[str, tuple[str, int]]) -> Manifest:
-    """The same bytes for the same seal.
-
-    :param files: digest and size by name
-    """
-    data = canonical_json(
-        {
-            "schemaVersion": 2,
-            "mediaType": OCI_MANIFEST,
-            "artifactType": ARTIFACT_TYPE,
-            "config": {"mediaType": EMPTY_CONFIG, "digest": digest_of(EMPTY), "size": len(EMPTY)},
-            "layers": [
-                {
-                    "mediaType": MEDIA_TYPE if name == SEAL else FILE_TYPE,
-                    "digest": digest,
-                    "size": size,
-                    "annotations": {"org.opencontainers.image.title": name},
-                }
-                for name, (digest, size) in files.items()
-            ],
-            "annotations": {
-                "org.opencontainers.image.created": timestamp(seal.sealed_at),
-                "longseal.seal.sequence": str(seal.sequence),
-                "longseal.seal.root": seal.root,
-            },
-        }
-    )
-    return Manifest(digest_of(data), OCI_MANIFEST, data)
