@@ -657,8 +657,14 @@ class Collector:
 
     def _archive(self, chunk: Iterable[_Kept]) -> None:
         """Pack what was judged: one pack for each class and month of retention."""
+        kept = list(chunk)
+        repositories = {one.evidence.leaf.repository for one in kept}
+        with self._workspace.catalog.turn(self._source, repositories):
+            self._pack(kept)
+
+    def _pack(self, chunk: Sequence[_Kept]) -> None:
         groups: dict[tuple[str, datetime], list[Evidence]] = {}
-        for kept in self._not_stored(list(chunk)):
+        for kept in self._not_stored(chunk):
             key = (kept.evidence_class, kept.retain_until)
             groups.setdefault(key, []).append(kept.evidence)
         if not groups:
@@ -678,15 +684,15 @@ class Collector:
             ],
         )
         for name, until, pack, _ in packs:
-            # Just before it is written: what the archive takes, it may have to keep for years.
-            if not self._workspace.catalog.holds_claim(pack.digest):
-                continue
             store_pack(self._workspace.archive, pack, until, name)
             self._workspace.catalog.mark_stored(pack.digest)
             self.result.packs.append(pack.digest)
 
     def _not_stored(self, chunk: Sequence[_Kept]) -> Iterator[_Kept]:
-        """Without what a killed run stored of an attachment before it came to the rest."""
+        """Without what another harvest stored meanwhile, or a killed one before it was done.
+
+        What the archive takes, it may have to keep for years: nothing may lie there unnamed.
+        """
         bundles = {f"sha256:{kept.evidence.leaf.sha256}" for kept in chunk}
         stored = self._workspace.catalog.stored_evidence(self._source, bundles)
         for kept in chunk:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import sqlite3
 import time
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeVar
+from zlib import crc32
 
 from sqlalchemy import (
     Connection,
@@ -51,8 +53,15 @@ from longseal.errors import RetryableError, SettingsError, VerificationError
 
 HEAD: Final = "0004"
 
-_BUSY_SECONDS: Final = 60
 """The newest migration; a catalog at it is opened without loading Alembic."""
+
+TURN_SECONDS: Final = 600
+"""How long a turn may last, and is waited for."""
+
+_TURNS: Final = 64
+"""Repositories share so many turns: PostgreSQL has room for some thousand locks in all."""
+
+_BUSY_SECONDS: Final = 60
 
 _BATCH = 500
 _PLACE: Final = ("source", "repository", "image", "manifest", "bundle")
@@ -104,10 +113,37 @@ class Catalog:
         try:
             with Session(self._engine, expire_on_commit=False) as session, session.begin():
                 yield session
-        except OperationalError as err:
-            raise RetryableError(f"the catalog's database did not do it: {_said(err)}") from err
+        except DBAPIError as err:
+            if isinstance(err, OperationalError) or err.connection_invalidated:
+                text = f"the catalog's database did not do it: {_said(err)}"
+                raise RetryableError(text) from err
+            raise
 
     # -- harvest -----------------------------------------------------------------------------
+
+    @contextmanager
+    def turn(self, source: str, repositories: Iterable[str]) -> Iterator[None]:
+        """Have nobody else pack what is found in these repositories; a process that dies gives way.
+
+        So two harvests of one registry at once never write the same evidence twice.
+
+        :raises RetryableError: another has had its turn for over :data:`TURN_SECONDS`
+        """
+        database = self._engine.url.database
+        if self._engine.dialect.name == "sqlite":
+            with _locked(f"{database}.turn") if database else nullcontext():
+                yield
+            return
+        numbers = {crc32(f"{source}/{name}".encode()) % _TURNS for name in repositories}
+        with self.session() as session:
+            # Whose host is gone says nothing to the server, which ends its transaction then.
+            for name in ("lock_timeout", "idle_in_transaction_session_timeout"):
+                session.execute(text(f"SET LOCAL {name} = '{TURN_SECONDS}s'"))
+            for number in sorted(numbers):
+                session.execute(
+                    text("SELECT pg_advisory_xact_lock(7305802, :number)"), {"number": number}
+                )
+            yield
 
     def known_manifests(
         self, source: str, repository: str, images: Collection[str]
@@ -240,7 +276,7 @@ class Catalog:
         """Note what packs will hold, before they are written; columns of both tables.
 
         Evidence whose pack is stored keeps its place; evidence of a claim that never came to be
-        moves over. So two harvests of one registry at once do no harm: they take rows in one order.
+        moves over: within :meth:`turn` no claim of another is under way.
         """
         lost = select(Pack.digest).where(Pack.state == "claimed")
         statement = self._insert(Evidence)
@@ -256,20 +292,6 @@ class Catalog:
                 ),
                 sorted(evidence, key=lambda row: [str(row[name]) for name in _PLACE]),
             )
-
-    def holds_claim(self, digest: str) -> bool:
-        """Whether a claimed pack still has evidence, and is worth writing.
-
-        Where another harvest has all of it, the claim is given up.
-        """
-        named = select(Evidence.pack).where(Evidence.pack == digest)
-        with self.session() as session:
-            if session.scalars(named.limit(1)).first() is not None:
-                return True
-            session.execute(
-                delete(Pack).where(Pack.digest == digest, Pack.state == "claimed", ~named.exists())
-            )
-        return False
 
     def mark_stored(self, digest: str) -> None:
         """The archive has this pack."""
@@ -695,6 +717,25 @@ class Catalog:
                 statement.on_conflict_do_update(index_elements=list(key), set_=changed),
                 sorted(rows, key=lambda row: [str(row[name]) for name in key]),
             )
+
+
+@contextmanager
+def _locked(path: str) -> Iterator[None]:
+    with Path(path).open("ab") as file:
+        last = time.monotonic() + TURN_SECONDS
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as err:
+                if time.monotonic() > last:
+                    raise RetryableError(f"another process has had {path} for too long") from err
+                time.sleep(0.02)
+        try:
+            yield
+        finally:
+            # Closing is not enough where a process was forked meanwhile.
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _parts(items: Sequence[Item]) -> Iterator[Sequence[Item]]:

@@ -994,16 +994,17 @@ def test_of_an_attachment_in_two_packs_only_what_is_missing_is_packed_again(
     good = sigstore.attest(subject.digest, at=SIGNED)
     bad = sigstore.attest(digest_of(b"another"), at=SIGNED)
     layered(place.registry, subject, [(BUNDLE, good), (BUNDLE, bad)])
-    asked = []
+    store_pack = longseal.harvest.store_pack
+    written = []
 
-    def killed(self: Any, digest: str) -> bool:
-        asked.append(digest)
-        if len(asked) == 2:
+    def killed(archive: Any, pack: Any, *kept: Any) -> None:
+        written.append(pack)
+        if len(written) == 2:
             raise KeyboardInterrupt
-        return True
+        store_pack(archive, pack, *kept)
 
     with monkeypatch.context() as patch:
-        patch.setattr("longseal.catalog.catalog.Catalog.holds_claim", killed)
+        patch.setattr("longseal.harvest.store_pack", killed)
         with pytest.raises(KeyboardInterrupt):
             place.harvest()
     # One of each verdict more: both packs are written anew, and neither has anything twice.
@@ -1031,22 +1032,46 @@ def test_harvests_at_once_do_no_harm(
     assert harvest_all(workspace).packs == []
 
 
-def test_a_claim_that_another_harvest_took_over_before_the_pack_is_written_leaves_no_pack(
-    crowd: Place, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
+def _harvest_and_tell(place: Place, hours: float, about_to_pack: Any) -> None:
+    turn = Catalog.turn
+
+    def told(self: Catalog, *of: Any) -> Any:
+        about_to_pack.set()
+        return turn(self, *of)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Catalog, "turn", told)
+        place.harvest(hours)
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_a_harvest_that_finds_another_at_its_pack_waits_and_leaves_no_second_one(
+    database: str,
+    crowd: Place,
+    undisturbed: Undisturbed,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     """What the archive takes, it may have to keep for years: nothing may lie there unnamed."""
-    claim = Catalog.claim_packs
-    overtaken = 0
+    if database == "postgresql":
+        crowd.content["catalog"] = request.getfixturevalue("postgresql_url")
+    store_pack = longseal.harvest.store_pack
+    fork = multiprocessing.get_context("fork")
+    about_to_pack = fork.Event()
+    others = [fork.Process(target=_harvest_and_tell, args=(crowd, 1, about_to_pack))]
 
-    def slow(self: Catalog, packs: Any, rows: Any) -> None:
-        nonlocal overtaken
-        claim(self, packs, rows)
-        overtaken += 1
-        if overtaken == 1:
-            assert start_command(crowd).wait() == 1
+    def slow(*pack: Any) -> None:
+        if others[0].pid is None:
+            others[0].start()
+            assert about_to_pack.wait(60)
+            # If it can, it is done now.
+            others[0].join(2)
+        store_pack(*pack)
 
-    monkeypatch.setattr(Catalog, "claim_packs", slow)
+    monkeypatch.setattr("longseal.harvest.store_pack", slow)
     crowd.harvest()
+    others[0].join()
+    assert others[0].exitcode == 0
     workspace = crowd.open(hours=2)
     assert evidence(workspace) == undisturbed.evidence
     assert_safe(workspace)

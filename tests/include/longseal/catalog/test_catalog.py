@@ -1,4 +1,7 @@
+import multiprocessing
+import os
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -112,17 +115,57 @@ def test_evidence_whose_pack_is_stored_keeps_its_place(catalog: Catalog) -> None
     assert packs == {digest("bundle"): digest("first"), digest("more"): digest("second")}
 
 
-def test_a_claim_of_what_is_all_stored_elsewhere_is_none(catalog: Catalog) -> None:
-    store(catalog, "first")
-    catalog.claim_packs([pack("late")], [evidence("late")])
-    assert not catalog.holds_claim(digest("late"))
-    assert catalog.claimed_packs() == []
-    partly = [evidence("partly"), evidence("partly", bundle="more")]
-    catalog.claim_packs([pack("partly")], partly)
-    catalog.claim_packs([pack("first")], [evidence("first")])
-    assert catalog.holds_claim(digest("partly"))
-    assert catalog.holds_claim(digest("first"))
-    assert catalog.packs() == [digest("first")]
+def _take_turns(url: str, folder: Path, name: str, start: Any) -> None:
+    catalog = Catalog.open(url)
+    start.wait()
+    for _ in range(30):
+        with catalog.turn("main", [APP, f"corp/{name}"]):
+            # Of two at once, the second would find the file.
+            (folder / "mine").touch(exist_ok=False)
+            (folder / "mine").unlink()
+
+
+def test_one_process_has_its_turn_at_a_time(url: str, tmp_path: Path) -> None:
+    Catalog.open(url)
+    run_together(_take_turns, *((url, tmp_path, name) for name in ("a", "b", "c")))
+
+
+def _die_in_turn(url: str) -> None:
+    with Catalog.open(url).turn("main", [APP]):
+        os._exit(9)
+
+
+def test_a_process_that_dies_gives_its_turn_away(url: str) -> None:
+    process = multiprocessing.get_context("fork").Process(target=_die_in_turn, args=(url,))
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    with Catalog.open(url).turn("main", [APP]):
+        pass
+
+
+def test_a_turn_that_does_not_end_is_waited_for_so_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("longseal.catalog.catalog.TURN_SECONDS", 0.1)
+    catalog = Catalog.open(f"sqlite:///{tmp_path}/catalog.db")
+    with (
+        catalog.turn("main", [APP]),
+        pytest.raises(RetryableError, match="too long"),
+        catalog.turn("main", [APP]),
+    ):
+        pytest.fail("two at once")
+
+
+def test_the_turn_of_a_host_that_is_gone_is_ended_by_the_server(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog = Catalog.open(postgresql_url)
+    monkeypatch.setattr("longseal.catalog.catalog.TURN_SECONDS", 1)
+    with pytest.raises(RetryableError), catalog.turn("main", [APP]):
+        monkeypatch.setattr("longseal.catalog.catalog.TURN_SECONDS", 60)
+        with catalog.turn("main", [APP]):
+            pass
 
 
 def test_the_same_claim_again_changes_nothing(catalog: Catalog) -> None:
