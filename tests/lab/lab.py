@@ -1,8 +1,6 @@
 """The laboratory: a private Sigstore, its registries, its object storage, and stock clients."""
 
 import json
-import os
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,13 +10,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from tests.lab import authorities, registries, trust
+from tests.lab import authorities, registries, tools, trust
 from tests.lab.authorities import Fulcio, Rekor, Tsa
 from tests.lab.registries import Kind, Registry
 from tests.lab.s3 import S3, s3
 from tests.lab.softhsm import Token, create_token
 from tests.lab.standins import CtLogStandIn, OidcStandIn
-from tests.lab.tools import tool
 
 PREDICATE_TYPES = tuple(
     f"https://stella-ops.example/{name}/v1"
@@ -171,21 +168,7 @@ class Lab:
 
     def run(self, name: str, *arguments: str) -> str:
         """Run a tool (cosign, oras, crane, regctl, regsync) in a clean environment."""
-        home = self.folder / "home"
-        home.mkdir(exist_ok=True)
-        environment = {
-            "HOME": str(home),
-            "PATH": os.environ["PATH"],
-            "TMPDIR": str(self.folder),
-            "COSIGN_PASSWORD": "",
-        }
-        argv = [tool(name), *arguments]
-        try:
-            done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True)
-        except subprocess.CalledProcessError as error:
-            error.add_note(error.stderr[-2000:])
-            raise
-        return done.stdout
+        return tools.run(self.folder, name, *arguments)
 
     def _attest(
         self, verb: str, predicate_type: str, predicate: dict[str, Any], identity: str, *rest: str

@@ -71,6 +71,28 @@ def tool(name: str) -> str:
     return str(path)
 
 
+def run(folder: Path, name: str, *arguments: str) -> str:
+    """Run a stock tool where it knows nothing but its arguments; what it keeps is in `folder`.
+
+    :raises subprocess.CalledProcessError: with its standard error in `stderr` and in a note.
+    """
+    home = folder / "home"
+    home.mkdir(exist_ok=True)
+    environment = {
+        "HOME": str(home),
+        "PATH": os.environ["PATH"],
+        "TMPDIR": str(folder),
+        "COSIGN_PASSWORD": "",
+    }
+    argv = [tool(name), *arguments]
+    try:
+        done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True)
+    except subprocess.CalledProcessError as error:
+        error.add_note(error.stderr[-2000:])
+        raise
+    return done.stdout
+
+
 def missing() -> list[str]:
     """The Go-built binaries that are not there yet."""
     return [name for name in BUILT if not (folder() / _filename(name)).exists()]

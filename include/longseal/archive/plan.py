@@ -128,7 +128,8 @@ def plan(
 ) -> Plan | None:
     """Plan what is past retention; None where nothing is, and then nothing is signed.
 
-    A plan with the same items that is still young is given again.
+    A plan with the same items that is still young is given again, unless it was carried out: then
+    somebody put back what it took.
 
     :param before: only what was signed before; it never takes what its retention still keeps
     :param max_share: in place of ``retention.max_share``, for this once
@@ -151,7 +152,7 @@ def plan(
     attempt = 1
     while (ceremony := Ceremony(workspace, f"{folder}/{attempt}")).claimed:
         document = document_of(workspace, ceremony)
-        if not expired(workspace, document) and not closed(workspace, digest_of(document)):
+        if not expired(workspace, document) and not spent(workspace, digest_of(document)):
             break
         attempt += 1
     else:
@@ -220,19 +221,29 @@ def require_signed(workspace: Workspace, document: bytes) -> None:
     raise RefusedError(f"the plan {digest_of(document)} is not signed: plan first")
 
 
+def burial_folder(digest: str) -> str:
+    """Where all is kept of carrying out the plan with this digest."""
+    return f"deletions/{hex_of(digest)}"
+
+
 def begun_key(digest: str) -> str:
     """Where it is noted that the plan with this digest is being carried out."""
-    return f"deletions/{hex_of(digest)}/begun.json"
+    return f"{burial_folder(digest)}/begun.json"
 
 
 def closed_key(digest: str) -> str:
     """Where it is noted that carrying out the plan came to nothing."""
-    return f"deletions/{hex_of(digest)}/closed.json"
+    return f"{burial_folder(digest)}/closed.json"
 
 
 def closed(workspace: Workspace, digest: str) -> bool:
     """Whether carrying out the plan with this digest came to nothing."""
     return workspace.archive.stat(closed_key(digest)) is not None
+
+
+def spent(workspace: Workspace, digest: str) -> bool:
+    """Whether the plan with this digest was carried out, to whatever end."""
+    return closed(workspace, digest) or Ceremony(workspace, burial_folder(digest)).finished
 
 
 def _unfinished(workspace: Workspace) -> Iterator[str]:

@@ -26,6 +26,7 @@ from longseal.archive.plan import (
     Item,
     Place,
     begun_key,
+    burial_folder,
     closed,
     closed_key,
     document_of,
@@ -36,10 +37,10 @@ from longseal.archive.plan import (
 )
 from longseal.archive.plan import plan as plan
 from longseal.archive.retention import class_of
+from longseal.archive.tombstones import restored
 from longseal.canonical import (
     canonical_json,
     digest_of,
-    hex_of,
     parse_object,
     parse_timestamp,
     timestamp,
@@ -98,7 +99,7 @@ def execute(workspace: Workspace, digest: str, approver: str) -> dict[str, Any]:
     document = workspace.kept(digest)
     require_signed(workspace, document)
     items, before = read_plan(document)
-    burial = Ceremony(workspace, f"deletions/{hex_of(digest)}")
+    burial = Ceremony(workspace, burial_folder(digest))
     operations = 0
     if closed(workspace, digest):
         raise RefusedError("the plan was carried out, and nothing could be deleted: make it again")
@@ -123,7 +124,8 @@ def execute(workspace: Workspace, digest: str, approver: str) -> dict[str, Any]:
     gone = _buried(workspace, burial)
     rows = _rows(workspace, items)
     _note(workspace, digest, deletion, burial)
-    places = {item.place: item for item in gone}
+    back = _put_back(workspace, deletion)
+    places = {item.place: item for item in gone if item.place not in back}
     under = {deletion: [], None: []}  # type: dict[str | None, list[int]]
     for place, members in rows.items():
         leaves = set(places[place].leaves) if place in places else set()
@@ -390,6 +392,15 @@ def _buried(workspace: Workspace, deletion: Ceremony) -> list[Item]:
     """What a finished deletion statement has tombstones for."""
     lines = document_of(workspace, deletion).splitlines()
     return [Item.from_json(parse_object(line, "a tombstone")) for line in lines]
+
+
+def _put_back(workspace: Workspace, deletion: str) -> set[Place]:
+    """What was restored since it went: the catalog has it as being there, and that stays."""
+    return {
+        place[:4]
+        for place, lines in restored(workspace).items()
+        if any(line["deletion"] == deletion for line in lines)
+    }
 
 
 def _note(workspace: Workspace, digest: str, deletion: str, burial: Ceremony) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from longseal.seal.organisation import organisation_key
 from longseal.seal.proof_folder import prove, verify_proof
 from longseal.verify.report import Report
 from longseal.verify.target import Given, verify
+from longseal.workspace import utc_now
 
 DSSE = "application/vnd.dsse.envelope.v1+json"
 
@@ -108,6 +110,37 @@ def test_what_was_put_back_is_looked_for_and_planned_again(
     installation.registry().delete_manifest(REPOSITORY, before.digest)
     harvest_all(installation.workspace())
     assert installation.workspace().catalog.images()[0].state == "vanished"
+
+
+def test_what_was_put_back_is_pruned_by_a_plan_of_its_own(
+    pruned: tuple[Installation, Manifest],
+) -> None:
+    """Also within the week in which the first plan, which has the same items, is young."""
+    installation, before = pruned
+    (first,) = tombstones(installation.workspace())
+    restore(installation.workspace(), before.digest)
+    later = installation.workspace(lambda: utc_now() + timedelta(minutes=1))
+    again = prune.plan(later)
+    assert again is not None and again.key_operations == 1
+    done = prune.execute(later, again.digest, "grace")
+    assert done["deleted"] == 1
+    assert installation.registry().manifest(REPOSITORY, before.digest) is None
+    assert {one.deletion for one in tombstones(later)} == {first.deletion, done["deletion"]}
+
+
+def test_the_plan_that_took_it_takes_it_no_second_time(
+    pruned: tuple[Installation, Manifest],
+) -> None:
+    installation, before = pruned
+    (plan,) = [
+        entry.details["plan"]
+        for entry in installation.workspace().ledger.walk()
+        if entry.action == "prune.deleted"
+    ]
+    restore(installation.workspace(), before.digest)
+    prune.execute(installation.workspace(), plan, "grace")
+    assert installation.registry().manifest(REPOSITORY, before.digest) == before
+    assert [row.tombstone for row in installation.workspace().catalog.evidence()] == [None]
 
 
 def test_restoring_again_is_refused_and_writes_nothing(
