@@ -136,6 +136,7 @@ class SigstoreDouble:
         kind: str = "dsse 0.0.1",
         version: str = "0.3",
         managed: bool = False,
+        purpose: x509.ObjectIdentifier = ExtendedKeyUsageOID.CODE_SIGNING,
     ) -> bytes:
         """A bundle over ``payload``, logged at ``at``.
 
@@ -144,6 +145,7 @@ class SigstoreDouble:
         :param kind: of the log entry; ``hashedrekord`` makes a message signature of ``payload``
         :param version: of the bundle; 0.1 has the log's promise, and no inclusion proof
         :param managed: signed by ``key`` without a certificate
+        :param purpose: what the certificate is for
         """
         key = key or _p256()
         if names is None:
@@ -157,7 +159,7 @@ class SigstoreDouble:
             )
             material: dict[str, Any] = {"publicKey": {"hint": "ours"}}
         else:
-            certificate = self._certificate(key, names, issuer, at, lifetime)
+            certificate = self._certificate(key, names, issuer, at, lifetime, purpose)
             verifier = certificate.public_bytes(Encoding.PEM)
             raw = {"rawBytes": _b64(certificate.public_bytes(Encoding.DER))}
             material = {"certificate": raw}
@@ -221,13 +223,12 @@ class SigstoreDouble:
         issuer: str | None,
         at: datetime,
         lifetime: timedelta,
+        purpose: x509.ObjectIdentifier = ExtendedKeyUsageOID.CODE_SIGNING,
     ) -> x509.Certificate:
         builder = (
             self._builder(x509.Name([]), key.public_key(), at - timedelta(seconds=5), lifetime)
             .add_extension(_key_usage(authority=False), critical=True)
-            .add_extension(
-                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), critical=False
-            )
+            .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
             .add_extension(_key_identifier(key), critical=False)
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(self._ca_key.public_key()),

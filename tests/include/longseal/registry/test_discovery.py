@@ -262,6 +262,10 @@ def test_an_index_of_too_many_images_is_malformed(start: Start) -> None:
     with pytest.raises(MalformedError):
         below(registry, index)
     assert len(server.requests) == 1
+    manifest = registry.manifest(NAME, index)
+    assert manifest is not None
+    with pytest.raises(MalformedError, match=f"over {MAX_CHILDREN}"):
+        children(manifest)
 
 
 def test_indexes_of_too_many_images_together_are_malformed(start: Start) -> None:

@@ -40,12 +40,13 @@ def test_quirk_1_referrers_come_in_pages_and_all_are_read(start: Start) -> None:
     assert set(found.record.found) == attached and found.record.state == "whole"
 
 
-def test_quirk_1_a_page_that_fails_is_not_the_end_of_the_list(start: Start) -> None:
+@pytest.mark.parametrize("status", [404, 500])
+def test_quirk_1_a_page_that_fails_is_not_the_end_of_the_list(status: int, start: Start) -> None:
     server, registry = start(page=2)
     subject = server.add_image(NAME, "v1")
     for number in range(7):
         server.add_referrer(NAME, subject, b"%d" % number)
-    server.fail("referrers.*at=4", Failure(500))
+    server.fail("referrers.*at=4", Failure(status))
     assert look(registry, subject).record.state == "unknown"
 
 

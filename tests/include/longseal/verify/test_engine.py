@@ -512,6 +512,34 @@ def test_a_signer_that_cannot_be_judged_is_unknown(
     assert found.identity is None
 
 
+class VerifierDouble:
+    """Raises what cryptography does of odd input, from wherever it likes."""
+
+    name = "double 1"
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def supports(self, bundle: Any, digest: str | None) -> bool:
+        return True
+
+    def verify(self, *_: Any) -> Any:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    "error", [TypeError("RSA"), ValueError("ASN.1"), AssertionError(), RecursionError(), OSError()]
+)
+def test_whatever_a_verifier_raises_kills_nothing_and_is_no_verdict(
+    error: Exception, sigstore: SigstoreDouble, collected: datetime
+) -> None:
+    engine = Engine(TrustMaterial.parse(sigstore.trusted_root()), policy())
+    engine._verifiers = (VerifierDouble(error),)
+    found = engine.judge(sigstore.attest(IMAGE), IMAGE, "corp/app", collected)
+    assert (found.outcome, slug(found)) == (Outcome.UNKNOWN, "unsupported")
+    assert found.engine == "double 1" and type(error).__name__ in str(found.reason)
+
+
 ODD: list[Any] = [None, "", "AAAA", "_-_-", 0, -1, 2**70, True, [], {}, [None], [{}], {"a": 1}]
 
 

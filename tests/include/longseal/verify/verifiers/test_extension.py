@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from tests.attestations import policy, rule
 from tests.doubles.sigstore import PREDICATE, Key, SigstoreDouble
 from tests.doubles.sigstore_v2 import SigstoreV2Double, Statement
@@ -283,6 +284,60 @@ def test_an_instance_is_not_believed_outside_its_window(
     engine = Engine(TrustMaterial.parse(json.dumps(root).encode()), policy())
     found = engine.judge(sigstore.attest(IMAGE, at=SIGNED, version="0.1"), IMAGE, "a", collected)
     assert (extended(found), slug(found)) == (Outcome.REJECTED, reason)
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        # It begins five seconds before the signature.
+        ({"lifetime": timedelta(seconds=1)}, "certificate-expired"),
+        ({"purpose": ExtendedKeyUsageOID.CLIENT_AUTH}, "certificate-usage"),
+    ],
+)
+def test_a_certificate_is_taken_for_what_it_was_issued_for_and_while_it_lived(
+    how: dict[str, Any], reason: str, sigstore: SigstoreDouble, judge: Judge
+) -> None:
+    found = judge(sigstore.attest(IMAGE, version="0.1", **how), IMAGE)
+    assert (extended(found), slug(found)) == (Outcome.REJECTED, reason)
+
+
+def test_a_certificate_that_the_certificate_log_did_not_sign_for_is_rejected(
+    sigstore: SigstoreDouble, collected: datetime
+) -> None:
+    root = json.loads(sigstore.trusted_root())
+    (other,) = json.loads(SigstoreDouble().trusted_root())["ctlogs"]
+    # It says that it is the same log.
+    root["ctlogs"][0]["publicKey"] = other["publicKey"]
+    engine = Engine(TrustMaterial.parse(json.dumps(root).encode()), policy())
+    found = engine.judge(sigstore.attest(IMAGE, version="0.1"), IMAGE, "app", collected)
+    assert (extended(found), slug(found)) == (Outcome.REJECTED, "certificate-log")
+
+
+def test_a_log_entry_counts_once(sigstore: SigstoreDouble, judge: Judge) -> None:
+    bundle = json.loads(sigstore.attest(IMAGE, version="0.1"))
+    bundle["verificationMaterial"]["tlogEntries"] *= 2
+    found = judge(json.dumps(bundle).encode(), IMAGE)
+    assert (extended(found), slug(found)) == (Outcome.REJECTED, "log-entry")
+
+
+def test_a_key_signs_nothing_undated_even_where_the_root_has_no_log(
+    sigstore: SigstoreDouble, collected: datetime
+) -> None:
+    root = json.loads(sigstore.trusted_root()) | {"tlogs": []}
+    engine = Engine(TrustMaterial.parse(json.dumps(root).encode()), policy(rule_of(P256)))
+    bundle = json.loads(sigstore.attest(IMAGE, key=P256, managed=True))
+    bundle["verificationMaterial"]["tlogEntries"] = []
+    found = engine.judge(json.dumps(bundle).encode(), IMAGE, "app", collected)
+    assert (extended(found), slug(found)) == (Outcome.REJECTED, "time")
+
+
+def test_a_field_that_nobody_here_knows_is_not_passed_over(
+    sigstore: SigstoreDouble, judge: Judge
+) -> None:
+    bundle = json.loads(sigstore.attest(IMAGE, version="0.1"))
+    entry(bundle)["witnesses"] = []
+    found = judge(json.dumps(bundle).encode(), IMAGE)
+    assert (found.outcome, slug(found)) == (Outcome.UNKNOWN, "unsupported")
 
 
 def test_a_token_that_is_none_does_not_spoil_a_promise(
