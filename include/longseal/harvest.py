@@ -210,8 +210,9 @@ def plan(workspace: Workspace, size: int = 25) -> tuple[list[Batch], dict[str, s
             continue
         # A repository that is gone is looked for as well: its evidence has vanished.
         held = workspace.catalog.held_images(chosen.name)
+        patterns = (*chosen.repositories, *chosen.attachment_repositories)
         names = sorted(
-            (listed | {name for name in held if matches_any(chosen.repositories, name)})
+            (listed | {name for name in held if matches_any(patterns, name)})
             - _own_repositories(workspace, chosen.name)
         )
         step = max(size, -(-len(names) // MAX_BATCHES))
@@ -282,12 +283,14 @@ class _Listing:
 class _Subject:
     """An image to look at.
 
+    :param repository: where its attachments are looked for
+    :param tags: those there that name what is attached; None where they could not be listed
     :param listed: the attestations that it lists itself, where it is an index
     """
 
     repository: str
     digest: str
-    tags: frozenset[str]
+    tags: frozenset[str] | None
     listed: tuple[Descriptor, ...] = ()
 
 
@@ -348,9 +351,8 @@ class _Run:
         self._own: set[str] = set()
 
     def harvest(self, repositories: Sequence[str]) -> Harvested:
-        self._memory = Memory(
-            self._workspace.catalog, self._registry, repositories, self._workspace.now()
-        )
+        asked = sorted({*repositories, *self._chosen.attachment_repositories})
+        self._memory = Memory(self._workspace.catalog, self._registry, asked, self._workspace.now())
         subjects = self._subjects(repositories)
         while part := list(islice(subjects, _SLICE)):
             self._harvest(part)
@@ -394,9 +396,13 @@ class _Run:
     def _subjects(self, repositories: Sequence[str]) -> Iterator[_Subject]:
         """Every image, once: tagged, in an index, named by a fallback tag, or held.
 
-        Held are images whose evidence should still be there, whatever a tag or a filter says.
+        Held are images whose evidence should still be there, whatever a tag or a filter says. A
+        repository of attachments has images of its own batch by what it holds, and by its tags;
+        those of the others are looked for there once each until then.
         """
-        held = self._workspace.catalog.held_images(self._registry.name, repositories)
+        apart = self._chosen.attachment_repositories
+        held = self._workspace.catalog.held_images(self._registry.name, {*repositories, *apart})
+        elsewhere = [(name, self._listing(name), set(held.get(name, ()))) for name in apart]
         listings = self._ahead(self._listing, repositories)
         named = (
             (listing, tag)
@@ -419,6 +425,10 @@ class _Run:
                     yield _Subject(
                         listing.repository, digest, listing.special, structure.attestations
                     )
+                    for name, there, looked in elsewhere:
+                        if listing.repository not in apart and digest not in looked:
+                            looked.add(digest)
+                            yield _Subject(name, digest, there.special if there else None)
                 seen.add(digest)
             if tag is None:
                 seen = set()

@@ -130,6 +130,7 @@ class RegistrySettings:
     repositories_file: Path | None = None
     tags: Filter = EVERYTHING
     digests: Filter = EVERYTHING
+    attachment_repositories: tuple[str, ...] = ()
     visibility: Visibility = "private"
     conn_id: str | None = None
     username_env: str | None = None
@@ -153,6 +154,7 @@ class LayoutSettings:
     repositories_file: Path | None = None
     tags: Filter = EVERYTHING
     digests: Filter = EVERYTHING
+    attachment_repositories: tuple[str, ...] = ()
     visibility: Visibility = "private"
 
 
@@ -844,12 +846,17 @@ _FILES: Final = (
 _PATHS: Final = frozenset({"path", "root", "layout", "public_key", *_FILES})
 
 
+_LISTS: Final = frozenset(
+    {"repositories", "predicates", "internal_hosts", "attachment_repositories"}
+)
+
+
 def _fields(item: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The keys of a schema object as the fields of its dataclass."""
     found = {key: value for key, value in item.items() if key != "kind"}
     for key in _PATHS & found.keys():
         found[key] = folder / found[key]
-    for key in {"repositories", "predicates", "internal_hosts"} & found.keys():
+    for key in _LISTS & found.keys():
         found[key] = tuple(found[key])
     for key in {"tags", "digests"} & found.keys():
         found[key] = Filter(**{part: tuple(patterns) for part, patterns in found[key].items()})

@@ -194,11 +194,15 @@ class RegistryDouble:
         subject: str,
         data: bytes = b"{}",
         media_type: str = "application/vnd.dev.sigstore.bundle.v0.3+json",
+        of: str | None = None,
     ) -> str:
-        """An attachment with ``subject``, of one layer."""
+        """An attachment with ``subject``, of one layer.
+
+        :param of: the repository that has the subject, where it is another
+        """
         document = image(self, name, [data], media_type)
         document["artifactType"] = media_type
-        document["subject"] = self.descriptor(name, subject)
+        document["subject"] = self.descriptor(of or name, subject)
         return self.add_manifest(name, document)
 
     def descriptor(self, name: str, digest: str) -> dict[str, Any]:

@@ -141,7 +141,16 @@ def attach_images(workspace: Workspace, seal: Published, workers: int = 16) -> d
         for row in workspace.catalog.image_statements({place.image for place in places})
         if row.seal == seal.sequence
     }
-    missing = [place for place in places if place not in attached]
+    apart = {
+        (one.name, repository)
+        for one in workspace.settings.registries
+        for repository in one.attachment_repositories
+    }
+    missing = [
+        place
+        for place in places
+        if place not in attached and (place.registry, place.repository) not in apart
+    ]
     rows: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     with ThreadPoolExecutor(workers) as pool:

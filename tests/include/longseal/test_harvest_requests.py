@@ -22,6 +22,7 @@ from longseal.workspace import Workspace
 START = datetime(2026, 11, 25, tzinfo=UTC)
 SIGNED = datetime(2026, 11, 20, tzinfo=UTC)
 APP = "corp/app"
+APART = "corp/signatures"
 
 
 @dataclass
@@ -31,6 +32,8 @@ class Shop:
     folder: Path
     server: RegistryDouble
     sigstore: SigstoreDouble
+    apart: tuple[str, ...] = ()
+    """Repositories of attachments alone."""
 
     def workspace(self, hours: float = 0) -> Workspace:
         settings = {
@@ -38,10 +41,17 @@ class Shop:
             "catalog": f"sqlite:///{self.folder}/catalog.db",
             "archive": {"kind": "directory", "path": "archive"},
             "trust": {"trusted_root": "trusted_root.json"},
-            "registries": [{"name": "main", "url": self.server.url, "repositories": [APP]}],
+            "registries": [
+                {
+                    "name": "main",
+                    "url": self.server.url,
+                    "repositories": [APP],
+                    "attachment_repositories": list(self.apart),
+                }
+            ],
             "policy": [
                 {
-                    "repositories": [APP],
+                    "repositories": ["corp/*"],
                     "predicates": ["https://stella-ops.example/**"],
                     "identities": [{"identity": IDENTITY, "issuer": ISSUER}],
                 }
@@ -185,6 +195,41 @@ def test_a_tag_that_moves_is_read_again(shop: Shop) -> None:
     shop.server.repository(APP).tags["v1"] = second
     found, _ = shop.harvest(hours=1)
     assert found.images == {first: Tally(found=1, known=1), second: Tally(found=2, verified=2)}
+
+
+@pytest.mark.parametrize("referrers_api", [True, False])
+def test_what_lies_in_a_repository_of_attachments_is_found_for_every_image(
+    shop: Shop, referrers_api: bool
+) -> None:
+    """[cosign 3 with ``COSIGN_REPOSITORY``]: no tag there has to say whose it is."""
+    shop.server.quirks.referrers_api = referrers_api
+    subject = shop.server.add_image(APP, "v1")
+    shop.server.add_image(APP, "v2", b"without any")
+    bundle = shop.sigstore.attest(subject, at=SIGNED)
+    attached = shop.server.add_referrer(APART, subject, bundle, of=APP)
+    if not referrers_api:
+        shop.server.add_index(APART, [attached], fallback_tag(subject))
+    assert shop.harvest()[0].total == Tally()
+    shop.apart = (APART,)
+    found, _ = shop.harvest(hours=1)
+    assert found.images[subject] == found.total == Tally(found=1, verified=1)
+    (row,) = shop.workspace().catalog.evidence()
+    assert (row.repository, row.image, row.manifest) == (APART, subject, attached)
+    found, asked = shop.harvest(hours=2)
+    assert found.total == Tally(found=1, known=1)
+    assert asked["GET", "blobs"] == 0
+    del shop.server.repository(APART).manifests[attached]
+    shop.server.repository(APART).tags.clear()
+    assert shop.harvest(hours=3)[0].total == Tally(vanished=1)
+
+
+def test_a_repository_of_attachments_that_cannot_be_asked_is_unknown(shop: Shop) -> None:
+    shop.server.add_image(APP, "v1")
+    shop.apart = (APART,)
+    shop.server.fail(f"{APART}/.*", Failure(403))
+    found, _ = shop.harvest()
+    assert found.total == Tally(unknown=1)
+    assert list(found.unreachable) == [f"main/{APART}"]
 
 
 def test_an_untagged_index_that_an_older_tag_reveals_is_looked_at_with_its_images(

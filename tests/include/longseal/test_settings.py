@@ -92,6 +92,7 @@ registries:
     repositories_file: more.txt
     tags: {include: ["v*"], exclude: ["*-dev", "*-rc*"]}
     digests: {exclude: ["sha256:0*"]}
+    attachment_repositories: [corp/signatures]
     docker_config: docker.json
     ca_file: ca.pem
     client_certificate: client.pem
@@ -208,6 +209,7 @@ def test_every_setting_is_read(read: Callable[[str], Settings], folder: Path) ->
             repositories_file=folder / "more.txt",
             tags=Filter(include=("v*",), exclude=("*-dev", "*-rc*")),
             digests=Filter(exclude=("sha256:0*",)),
+            attachment_repositories=("corp/signatures",),
             visibility="public",
             conn_id="longseal_registry",
             username_env="REGISTRY_USER",
@@ -365,7 +367,7 @@ def test_a_file_that_is_not_there_is_named(folder: Path) -> None:
         (
             "    url: http://localhost:5000\n",
             "    url: http://localhost:5000\n    layout: registry\n",
-            "longseal.yaml:7: registries[0].url: unknown key; known: digests, layout, ",
+            "longseal.yaml:7: registries[0].url: unknown key; known: attachment_repositories, ",
         ),
         (
             "kind: directory",

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import yaml
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
 from tests.installation import Installation, seal
 from tests.retired import REPOSITORY, harvest_all, put_image, trust_double
@@ -75,3 +76,26 @@ def test_a_statement_is_good_until_it_expires_and_no_longer(
         verify_image(report, installation.registry(), REPOSITORY, image, expected, now)
         assert report.exit_code == code, report.to_json()
         assert ("expired" in str(report.to_json())) == bool(code)
+
+
+def test_a_repository_of_attachments_takes_no_statement_for_an_image_that_is_elsewhere(
+    tmp_path: Path, authority: TimestampAuthorityDouble
+) -> None:
+    installation = Installation(tmp_path / "installation", authority)
+    sigstore = trust_double(installation, START)
+    settings = yaml.safe_load(installation.config.read_text())
+    settings["registries"][0]["attachment_repositories"] = ["corp/signatures"]
+    settings["policy"][0]["repositories"] = ["corp/*"]
+    installation.config.write_text(yaml.safe_dump(settings))
+    image, subject = put_image(installation, REPOSITORY, START)
+    signed = sigstore.attest(image, at=START + timedelta(days=1))
+    attach(installation.registry(), "corp/signatures", subject, MEDIA_TYPE, signed, {})
+    workspace = installation.workspace()
+    harvest_all(workspace)
+    assert [row.verdict for row in workspace.catalog.evidence(repository="corp/signatures")] == [
+        "verified"
+    ]
+    sealed = seal(workspace, "r-1").sealed
+    assert sealed is not None
+    sign_images(workspace, sealed)
+    assert attach_images(workspace, sealed) == {"attached": 0, "removed": 0, "failed": {}}
