@@ -58,8 +58,8 @@ def main() -> int:
         f"Where there are ratios: {arguments.turns} interleaved turns each, medians, and ratios of "
         f"the same turn. {cores} cores; load before: {load:.1f}.\n"
         "Left out of Longseal's harvests: the start of the interpreter, and but for the row that "
-        "says so, imports. cosign starts for every call, and a call an image is credited with all "
-        "its attestations."
+        "says so, imports and the making of the catalog. cosign starts for every call, and a call "
+        "an image is credited with all its attestations."
     )
     return 0
 

@@ -13,6 +13,7 @@ from longseal.canonical import MAX_JSON_BYTES, digest_of, hex_of, is_digest, par
 from longseal.errors import MalformedError, RefusedError, RegistryError
 from longseal.patterns import matches_any
 from longseal.registry.auth import Scope
+from longseal.registry.connections import Answer
 from longseal.registry.interface import Descriptor, Manifest
 from longseal.registry.model import (
     DOCKER_LIST,
@@ -27,7 +28,7 @@ from longseal.registry.model import (
     media_type_of,
     parse_index,
 )
-from longseal.registry.transport import Answer, Options, Transport
+from longseal.registry.transport import Options, Transport
 
 MAX_PAGES: Final = 5_000
 MAX_NAMES: Final = 1_000_000
@@ -330,7 +331,7 @@ class DistributionRegistry:
                 )
             yield answer
             link = answer.headers.get("Link")
-            if link is None:
+            if not link:
                 return
             found = _NEXT.search(link)
             if found is None:

@@ -1,68 +1,56 @@
 """HTTP to one registry: bounded, paced, retried, authenticated, and redirected by hand.
 
-urllib3 is used directly: docs/decisions/0001-registry-transport.md says why, with figures.
+It is libcurl that speaks it: docs/decisions/0001-registry-transport.md says why, with figures.
 """
 
 from __future__ import annotations
 
 import io
 import random
-import re
 import ssl
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Final, TypedDict, TypeVar
-from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+from typing import BinaryIO, Final, TypedDict, TypeVar
+from urllib.parse import SplitResult, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-import urllib3
-from urllib3.response import BaseHTTPResponse
-
 import longseal
-from longseal.canonical import parse_object
 from longseal.errors import MalformedError, RefusedError, RegistryError, SettingsError
 from longseal.registry.auth import MAX_TOKEN_BYTES, Authenticator, Credentials, Scope
-from longseal.registry.connections import TooSlow, addresses, is_off_limits, pool_classes
+from longseal.registry.connections import (
+    CHUNK,
+    MAX_ERROR_BYTES,
+    Answer,
+    Body,
+    BrokenOff,
+    Connections,
+    Download,
+    Route,
+    TooSlow,
+    addresses,
+    is_off_limits,
+)
 from longseal.registry.pace import Pace
 
 MAX_REDIRECTS: Final = 5
-MAX_ERROR_BYTES: Final = 64 * 1024
 MAX_WAIT: Final = 60.0
 """Longest pause in seconds that a retry sits out; asked for more, the task is given back."""
 
 MAX_RETRY_AFTER: Final = 24 * 3600.0
 """Longest pause in seconds that a registry is believed to need."""
 
-CHUNK: Final = 256 * 1024
 _BUSY: Final = frozenset({408, 429, 500, 502, 503, 504})
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _PORTS: Final = {"http": 80, "https": 443}
-_CODE = re.compile(r"[A-Z_]{3,40}")
 _BODILESS: Final = frozenset({"GET", "HEAD"})
 
-Body = bytes | BinaryIO | None
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer read whole.
-
-    :param headers: looked up in any case
-    """
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def code(self) -> str:
-        """The first error code of distribution-spec in the body, or nothing."""
-        return _error_code(self.body)
+_Response = TypeVar("_Response", Answer, Answer | Download)
 
 
 class _Transient(Exception):
@@ -124,20 +112,16 @@ class Transport:
         self._retries = retries
         self._backoff = backoff
         self._pace = Pace(budget, "{}://{}:{}".format(*self._origin))
-        self._options: dict[str, Any] = {
-            "timeout": urllib3.Timeout(timeout),
-            "maxsize": 32,
-            "blocksize": CHUNK,
-        }
+        self._timeout = timeout
         self._ca_file = ca_file
         self._client_certificate = client_certificate
         self._client_key = client_key
         self._proxy = proxy
         self._internal_hosts = frozenset(host.lower() for host in internal_hosts)
         self._inside: bool | None = None
-        self._managers: dict[tuple[bool, bool, str, str | None], urllib3.PoolManager] = {}
-        self._manager_lock = threading.Lock()
-        self._manager = self._manager_for(self._base)
+        self._routes: dict[tuple[bool, bool, str, str | None], Connections] = {}
+        self._routes_lock = threading.Lock()
+        self._own = self._to(self._base)
         self._auth = Authenticator(self._base, credentials, self._token_get)
         self._headers = {
             "User-Agent": f"longseal/{getattr(longseal, '__version__', '0')}",
@@ -206,15 +190,18 @@ class Transport:
             headers["Accept"] = accept
         if content_type is not None:
             headers["Content-Type"] = content_type
-        if size is not None:
-            headers["Content-Length"] = str(size)
-        response = self._send(method, target, scope, headers, body)
-        if response.status not in allow:
-            raise self._failure(method, target, response)
-        data = b"" if method == "HEAD" else self._read(response, limit, target)
-        if method == "HEAD":
-            response.read()
-        return Answer(response.status, response.headers, data)
+
+        def ask(connections: Connections, url: str, sent: Mapping[str, str]) -> Answer:
+            return connections.ask(method, url, sent, body, size, limit, allow)
+
+        answer = self._send(method, target, scope, headers, ask, not isinstance(body, BinaryIO))
+        if answer.status not in allow:
+            raise self._failure(method, target, answer)
+        if method != "HEAD":
+            self._refuse_encoded(answer, target)
+        if not answer.whole:
+            raise MalformedError(f"{self.host}{target}: more than {limit} bytes")
+        return answer
 
     def open(self, target: str, scope: Scope) -> BinaryIO:
         """The body behind ``target`` as a stream, unhashed and unbounded: the reader counts.
@@ -222,14 +209,21 @@ class Transport:
         :raises RegistryError: as :meth:`request`; also while reading
         """
 
-        def once() -> BaseHTTPResponse:
-            response = self._send("GET", target, scope, dict(self._headers), None)
-            if response.status != 200:
-                raise self._failure("GET", target, response)
-            self._refuse_encoded(response, target)
-            return response
+        def begin(connections: Connections, url: str, sent: Mapping[str, str]) -> Answer | Download:
+            return connections.open(url, sent)
 
-        return io.BufferedReader(_Stream(self.retrying(once), f"{self.host}{target}"), CHUNK)
+        def once() -> Download:
+            answer = self._send("GET", target, scope, dict(self._headers), begin, True)
+            if isinstance(answer, Answer):
+                raise self._failure("GET", target, answer)
+            try:
+                self._refuse_encoded(answer, target)
+            except BaseException:
+                answer.close()
+                raise
+            return answer
+
+        return io.BufferedReader(self.retrying(once), CHUNK)
 
     def retrying(self, attempt: Callable[[], _T], again: bool = True) -> _T:
         """Call ``attempt`` until it ends well or has failed too often.
@@ -264,34 +258,47 @@ class Transport:
         return f"{there.path}?{there.query}" if there.query else there.path
 
     def _send(
-        self, method: str, target: str, scope: Scope, headers: dict[str, str], body: Body
-    ) -> BaseHTTPResponse:
-        """Send with the credentials of ``scope``, answering one challenge."""
+        self,
+        method: str,
+        target: str,
+        scope: Scope,
+        headers: dict[str, str],
+        exchange: Callable[[Connections, str, Mapping[str, str]], _Response],
+        again: bool,
+    ) -> _Response:
+        """Send with the credentials of ``scope``, answering one challenge.
+
+        :param exchange: sends a request
+        :param again: whether it can do so a second time
+        """
         sent = self._auth.header(scope)
-        response = self._follow(method, target, headers, sent, body)
+        response = self._follow(method, target, headers, sent, exchange)
         if response.status != 401:
             return response
-        challenges = response.headers.getlist("WWW-Authenticate")
-        _discard(response)
+        challenges = response.headers.all("WWW-Authenticate")
         renewed = self._auth.renew(scope, sent, challenges)
         if renewed is None:
             return response
-        if not (body is None or isinstance(body, bytes)):
+        if not again:
             raise _Transient(f"{method} {self.host}{_shown(target)}: 401, with a body half sent")
-        return self._follow(method, target, headers, renewed, body)
+        return self._follow(method, target, headers, renewed, exchange)
 
     def _follow(
-        self, method: str, target: str, headers: dict[str, str], auth: str | None, body: Body
-    ) -> BaseHTTPResponse:
+        self,
+        method: str,
+        target: str,
+        headers: dict[str, str],
+        auth: str | None,
+        exchange: Callable[[Connections, str, Mapping[str, str]], _Response],
+    ) -> _Response:
         url = f"{self._base.scheme}://{self._base.netloc}{target}"
-        manager = self._manager
+        connections = self._own
         sent = headers if auth is None else {**headers, "Authorization": auth}
         for _ in range(MAX_REDIRECTS + 1):
-            response = self._exchange(manager, method, url, sent, body)
+            response = self._exchange(method, url, partial(exchange, connections, url, sent))
             location = response.headers.get("Location")
             if method not in _BODILESS or response.status not in _REDIRECTS or not location:
                 return response
-            _discard(response)
             there = urlsplit(urljoin(url, location))
             if there.scheme not in _PORTS or not there.hostname:
                 raise RegistryError(
@@ -301,76 +308,31 @@ class Transport:
                 raise RegistryError(f"{self.host} redirects from https to http: refused")
             url = there.geturl()
             elsewhere = _origin(there) != self._origin
-            manager = self._manager_for(there) if elsewhere else self._manager
+            connections = self._to(there) if elsewhere else self._own
             sent = headers if elsewhere or auth is None else {**headers, "Authorization": auth}
         raise RegistryError(f"{self.host}{target}: more than {MAX_REDIRECTS} redirects")
 
-    def _exchange(
-        self,
-        manager: urllib3.PoolManager,
-        method: str,
-        url: str,
-        headers: Mapping[str, str],
-        body: Body,
-    ) -> BaseHTTPResponse:
+    def _exchange(self, method: str, url: str, send: Callable[[], _T]) -> _T:
         self._pace.wait()
         try:
-            return manager.urlopen(
-                method,
-                url,
-                headers=headers,
-                body=body,
-                redirect=False,
-                retries=False,
-                preload_content=False,
-                decode_content=False,
-            )
-        except (urllib3.exceptions.HTTPError, OSError, ValueError) as err:
-            _give_up_on_slowness(err, _shown(url))
+            return send()
+        except TooSlow as err:
+            raise RegistryError(f"{_shown(url)}: the answer comes too slowly") from err
+        except BrokenOff as err:
             raise _Transient(
-                f"{method} {_shown(url)}: no answer ({type(err).__name__}); "
+                f"{method} {_shown(url)}: {err}; "
                 "check the address, the network and the registry's log"
             ) from err
 
-    def _read(self, response: BaseHTTPResponse, limit: int, target: str) -> bytes:
-        """The whole body, counted while it is read: a declared length is only a claim."""
-        self._refuse_encoded(response, target)
-        declared = response.headers.get("Content-Length", "")
-        if declared.isdecimal() and int(declared) > limit:
-            response.close()
-            raise MalformedError(
-                f"{self.host}{target}: {declared} bytes, more than {limit} allowed"
-            )
-        chunks: list[bytes] = []
-        total = 0
-        try:
-            while chunk := response.read(CHUNK):
-                total += len(chunk)
-                if total > limit:
-                    response.close()
-                    raise MalformedError(f"{self.host}{target}: more than {limit} bytes")
-                chunks.append(chunk)
-        except (urllib3.exceptions.HTTPError, OSError) as err:
-            response.close()
-            _give_up_on_slowness(err, f"{self.host}{target}")
-            raise _Transient(
-                f"{self.host}{target}: the answer broke off ({type(err).__name__})"
-            ) from err
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-    def _refuse_encoded(self, response: BaseHTTPResponse, target: str) -> None:
+    def _refuse_encoded(self, response: Answer | Download, target: str) -> None:
         encoding = response.headers.get("Content-Encoding", "identity")
         if encoding.strip().lower() not in ("", "identity"):
-            response.close()
             raise RegistryError(
                 f"{self.host}{target}: sent as {encoding[:40]!a} although asked not to encode"
             )
 
-    def _failure(
-        self, method: str, target: str, response: BaseHTTPResponse
-    ) -> RegistryError | _Transient:
-        code = _error_code(_discard(response))
-        status = response.status
+    def _failure(self, method: str, target: str, response: Answer) -> RegistryError | _Transient:
+        code, status = response.code, response.status
         message = f"{method} {self.host}{_shown(target)}: {status}{f' {code}' if code else ''}"
         if status in _BUSY:
             return _Transient(message, _retry_after(response.headers.get("Retry-After")))
@@ -378,8 +340,8 @@ class Transport:
             message += "; check the credentials and what they may do"
         return RegistryError(message)
 
-    def _manager_for(self, url: SplitResult) -> urllib3.PoolManager:
-        """The pools for ``url``, when the registry may send its client there.
+    def _to(self, url: SplitResult) -> Connections:
+        """The connections for ``url``, when the registry may send its client there.
 
         :raises RefusedError: it is an internal address that the settings do not name
         """
@@ -392,20 +354,15 @@ class Transport:
             for address in addresses(url.hostname or "", url.port):
                 self._refuse_inside(address)
         key = (own, checked, url.scheme, proxy)
-        with self._manager_lock:
-            if key not in self._managers:
-                options = dict(self._options)
-                if url.scheme == "https":
-                    options["ssl_context"] = self._context(own)
-                if proxy:
-                    manager: urllib3.PoolManager = _proxied(proxy, options)
-                    manager.pool_classes_by_scheme = pool_classes()
-                else:
-                    manager = urllib3.PoolManager(num_pools=16, **options)
-                    check = self._refuse_inside if checked else None
-                    manager.pool_classes_by_scheme = pool_classes(check)
-                self._managers[key] = manager
-            return self._managers[key]
+        with self._routes_lock:
+            if key not in self._routes:
+                route = Route() if proxy is None else _through(proxy)
+                if checked and proxy is None:
+                    route = replace(route, check=self._refuse_inside)
+                if "https" in (url.scheme, urlsplit(route.proxy).scheme):
+                    route = self._secured(route, own)
+                self._routes[key] = Connections(route, self._timeout)
+            return self._routes[key]
 
     def _may_be_inside(self, url: SplitResult) -> bool:
         host = (url.hostname or "").lower()
@@ -421,11 +378,12 @@ class Transport:
                 "the host in internal_hosts if that is right"
             )
 
-    def _context(self, own: bool) -> ssl.SSLContext:
+    def _secured(self, route: Route, own: bool) -> Route:
         """The private authority is for the registry; its blob store may have a public one too."""
+        system = ssl.get_default_verify_paths()
+        context = ssl.create_default_context()
         try:
-            context = ssl.create_default_context(cafile=self._ca_file if own else None)
-            if not own and self._ca_file is not None:
+            if self._ca_file is not None:
                 context.load_verify_locations(self._ca_file)
         except OSError as err:
             raise SettingsError("ca_file", f"cannot read {self._ca_file}: {err}") from err
@@ -439,76 +397,38 @@ class Transport:
                     f"no certificate and key, without a password, in {self._client_certificate} "
                     f"and {self._client_key or 'the same file'}: {type(err).__name__}",
                 ) from err
-        return context
+            route = replace(
+                route, client_certificate=self._client_certificate, client_key=self._client_key
+            )
+        if own and self._ca_file is not None:
+            return replace(route, ca_file=self._ca_file)
+        files = [Path(system.cafile)] if system.cafile else []
+        folder = Path(system.capath) if system.capath else None
+        if self._ca_file is None:
+            return replace(route, ca_file=next(iter(files), None), ca_folder=folder)
+        data = b"\n".join(file.read_bytes() for file in (*files, self._ca_file))
+        return replace(route, ca_data=data, ca_folder=folder)
 
     def _token_get(self, url: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
         sent = {**self._headers, **headers}
-        response = self._exchange(self._manager_for(urlsplit(url)), "GET", url, sent, None)
-        if response.status != 200:
-            wait = _retry_after(response.headers.get("Retry-After"))
-            _discard(response)
-            if response.status in _BUSY:
-                raise _Transient(f"GET {_shown(url)}: {response.status}", wait)
-            return response.status, b""
-        return response.status, self._read(response, MAX_TOKEN_BYTES, urlsplit(url).path)
+        connections = self._to(urlsplit(url))
+        answer = self._exchange(
+            "GET",
+            url,
+            lambda: connections.ask("GET", url, sent, limit=MAX_TOKEN_BYTES, allow=(200,)),
+        )
+        if answer.status in _BUSY:
+            wait = _retry_after(answer.headers.get("Retry-After"))
+            raise _Transient(f"GET {_shown(url)}: {answer.status}", wait)
+        if answer.status != 200:
+            return answer.status, b""
+        self._refuse_encoded(answer, urlsplit(url).path)
+        if not answer.whole:
+            raise MalformedError(f"{_shown(url)}: more than {MAX_TOKEN_BYTES} bytes")
+        return answer.status, answer.body
 
 
-class _Stream(io.RawIOBase):
-    """A response as a raw stream whose failures are Longseal's own."""
-
-    def __init__(self, response: BaseHTTPResponse, what: str) -> None:
-        self._response = response
-        self._what = what
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        try:
-            data = self._response.read(len(buffer))
-        except (urllib3.exceptions.HTTPError, OSError) as err:
-            self._response.close()
-            _give_up_on_slowness(err, self._what)
-            raise RegistryError(f"{self._what}: broke off ({type(err).__name__})") from err
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        if not self.closed:
-            # A connection with unread bytes on it cannot serve another request.
-            self._response.close()
-            self._response.release_conn()
-        super().close()
-
-
-def _discard(response: BaseHTTPResponse) -> bytes:
-    """Make the connection reusable where that is cheap; the body's first bytes."""
-    try:
-        data = response.read(MAX_ERROR_BYTES)
-        if len(data) == MAX_ERROR_BYTES or response.read(1):
-            response.close()
-    except (urllib3.exceptions.HTTPError, OSError):
-        response.close()
-        return b""
-    return data
-
-
-def _error_code(body: bytes) -> str:
-    """The first error code of distribution-spec in ``body``, or nothing."""
-    try:
-        found = parse_object(body, "error", MAX_ERROR_BYTES)["errors"][0]["code"]
-    except (MalformedError, LookupError, TypeError):
-        return ""
-    return found if isinstance(found, str) and _CODE.fullmatch(found) else ""
-
-
-def _give_up_on_slowness(err: Exception, what: str) -> None:
-    """An answer that drips in is not asked for again: it would hold a thread each time."""
-    if any(isinstance(part, TooSlow) for part in (err, *err.args)):
-        raise RegistryError(f"{what}: the answer comes too slowly") from err
-
-
-def _retry_after(value: str | None) -> float | None:
+def _retry_after(value: str) -> float | None:
     """Seconds in a ``Retry-After`` (RFC 9110, 10.2.3): a number, or a date from now on."""
     if not value:
         return None
@@ -521,18 +441,17 @@ def _retry_after(value: str | None) -> float | None:
     return min(max(seconds, 0.0), MAX_RETRY_AFTER)
 
 
-def _proxied(url: str, options: dict[str, Any]) -> urllib3.ProxyManager:
-    """The pools behind a proxy; its login stands in the environment's URL, never in a setting."""
-    parts = urlsplit(url)
-    headers = None
+def _through(proxy: str) -> Route:
+    """Through a proxy; its login stands in the environment's URL, never in a setting."""
+    parts = urlsplit(proxy)
+    if parts.scheme not in _PORTS or not parts.hostname:
+        raise SettingsError("proxy", "expected an http or https URL of a proxy")
+    login = ""
     if parts.username is not None:
-        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        headers = urllib3.make_headers(proxy_basic_auth=login)
-        url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-    try:
-        return urllib3.ProxyManager(url, proxy_headers=headers, **options)
-    except (urllib3.exceptions.HTTPError, ValueError) as err:
-        raise SettingsError("proxy", "expected an http or https URL of a proxy") from err
+        login = f"{parts.username}:{parts.password or ''}"
+    return Route(
+        proxy=parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(), proxy_login=login
+    )
 
 
 def _base(url: str) -> SplitResult:

@@ -144,12 +144,12 @@ def test_a_reader_that_takes_its_time_is_no_slow_answer(
 
 @pytest.mark.parametrize(
     "headers",
-    [{"X": "y" * 70_000}, {f"X-{number}": "y" for number in range(200)}],
+    [{"X": "y" * 400_000}, {f"X-{number}": "y" for number in range(40_000)}],
 )
 def test_headers_without_end_are_an_error(start: Start, headers: dict[str, str]) -> None:
     server, registry = start(client={"retries": 1})
     server.fail("GET", Failure(200, headers, b'{"tags":[]}'))
-    with pytest.raises(RegistryError, match="no answer"):
+    with pytest.raises(RegistryError, match=r"larger than allowed|Too many"):
         registry.tags("corp/app")
 
 
