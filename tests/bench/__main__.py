@@ -10,12 +10,16 @@ from pathlib import Path
 from tests.bench import budget, harvest, nothing_new, scale, seal, verification
 from tests.bench.comparison import Comparison, Figures, Result, table
 from tests.lab import LabError, open_lab
+from tests.lab.registries import Kind
 
 LAB_SECTIONS = {
     "harvest": harvest.measure,
     "verification": verification.measure,
     "nothing-new": nothing_new.measure,
 }
+REGISTRIES: tuple[Kind, ...] = ("docker_registry", "distribution")
+"""What a first harvest is measured on; the rest is on the first of them."""
+
 SECTIONS = (*LAB_SECTIONS, "scale", "seal", "budget")
 SIZES = [1_000, 10_000]
 SEALED = [10_000, 100_000]
@@ -69,12 +73,12 @@ def _measure(folder: Path, arguments: argparse.Namespace) -> list[Result]:
     results: list[Result] = []
     if in_lab := [LAB_SECTIONS[name] for name in chosen if name in LAB_SECTIONS]:
         with open_lab(folder) as lab:
-            registry = lab.registry("docker_registry")
-            turn = harvest.Turn(
-                lab, registry.url, lab.sign_many(registry.url, images=arguments.images)
-            )
-            for measure in in_lab:
-                results += measure(turn, arguments.turns)
+            for kind in REGISTRIES if "harvest" in chosen else REGISTRIES[:1]:
+                registry = lab.registry(kind)
+                images = lab.sign_many(registry.url, images=arguments.images)
+                turn = harvest.Turn(lab, registry, images)
+                for measure in in_lab if kind == REGISTRIES[0] else [harvest.measure]:
+                    results += measure(turn, arguments.turns)
     if "scale" in chosen:
         results += scale.measure(folder, [*SIZES, *[100_000] * arguments.full])
     if "seal" in chosen:

@@ -17,6 +17,7 @@ from longseal.registry.distribution import ACCEPT
 from tests.bench import child
 from tests.bench.comparison import Comparison, Figure, Figures, Result, Series, take_turns
 from tests.lab import Lab, SignedImage
+from tests.lab.registries import Registry
 from tests.lab.tools import tool
 
 
@@ -26,19 +27,20 @@ class Turn:
     :param images: what `Lab.sign_many` made
     """
 
-    def __init__(self, lab: Lab, registry: str, images: Sequence[SignedImage]) -> None:
+    def __init__(self, lab: Lab, registry: Registry, images: Sequence[SignedImage]) -> None:
         self.lab = lab
         self.images = images
         self.attestations = sum(len(image.predicate_types) for image in images)
         self.repositories = len({image.repository for image in images})
         self.requests: list[tuple[str, str]] = []
-        self._registry = registry
+        self.kind = registry.kind.replace("_", "-")
+        self._registry = registry.url
         self._numbers = count()
 
     def new_settings(self) -> Path:
         """Settings of an installation that has harvested nothing yet."""
         return child.write_settings(
-            self.lab.folder / f"bench-{next(self._numbers)}",
+            self.lab.folder / f"bench-{self.kind}-{next(self._numbers)}",
             {"url": self._registry},
             self.lab.trusted_root,
             self.lab.identity,
@@ -141,7 +143,8 @@ def measure(turn: Turn, turns: int) -> list[Result]:
     ours, alone = (each * median(rates[name]) for name in ("longseal", "registry"))
     return [
         Comparison(
-            f"first harvest of {turn.attestations} attestations on {len(turn.images)} images",
+            f"first harvest of {turn.attestations} attestations on {len(turn.images)} images, "
+            f"{turn.kind}",
             Series("Longseal", rates["longseal"]),
             (
                 Series("cosign verify-attestation, a call an image", rates["by image"], 4.5),
@@ -153,7 +156,7 @@ def measure(turn: Turn, turns: int) -> list[Result]:
             ),
         ),
         Figures(
-            "how near the first harvest comes to the registry's own limit",
+            f"how near the first harvest comes to the registry's own limit, {turn.kind}",
             (
                 Figure("requests of a harvest", len(turn.requests)),
                 Figure("requests a second, harvesting", ours),
