@@ -61,6 +61,10 @@ class Quirks:
     token_lifetime: int | None = None
     deletes: bool = True
     immutable: bool = False
+    mounts: bool = True
+    patches: bool = True
+    ranges: bool = True
+    least_piece: int | None = None
     blob_redirect: str | None = None
     redirect_for_ever: bool = False
     chunked: bool = False
@@ -108,6 +112,7 @@ class RegistryDouble:
         self.before_put: Callable[[str, str], None] | None = None
         self.tokens: dict[str, int] = {}
         self.uploads: dict[str, bytes] = {}
+        self.lose_answer: str | None = None
         self.lock = threading.RLock()
         double = self
 
@@ -265,11 +270,14 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.handle_request()
 
-    do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
 
     def handle_request(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
         self.body = self.rfile.read(length)
+        if len(self.body) < length and self.command != "PATCH":
+            self.close_connection = True
+            return
         registry = self.registry
         with registry.lock:
             registry.requests.append(
@@ -443,28 +451,60 @@ class _Handler(BaseHTTPRequestHandler):
         if quirks.blob_redirect is not None:
             location = f"{quirks.blob_redirect}/v2/{name}/blobs/{digest}"
             return self.answer(307, b"", {"Location": location})
-        return self.answer(200, data, {"Content-Type": "application/octet-stream"})
+        headers = {"Content-Type": "application/octet-stream"}
+        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        if wanted is None or not quirks.ranges:
+            return self.answer(200, data, headers)
+        headers["Content-Range"] = f"bytes {wanted[1]}-{len(data) - 1}/{len(data)}"
+        return self.answer(206, data[int(wanted[1]) :], headers)
 
     def begin(self, name: str, query: dict[str, str]) -> None:
+        if self.registry.quirks.mounts and "mount" in query:
+            there = self.registry.repository(query["from"]).blobs.get(query["mount"])
+            if there is not None:
+                self.registry.add_blob(name, there)
+                return self.answer(201, b"", {"Docker-Content-Digest": query["mount"]})
         number = uuid.uuid4().hex
         self.registry.uploads[number] = b""
-        at = self.registry.quirks.uploads_at or ""
-        location = f"{at}/v2/{name}/blobs/uploads/{number}?_state=a%2Bb"
-        return self.answer(202, b"", {"Location": location})
+        return self.uploading(202, name, number)
 
     def upload(self, name: str, number: str, query: dict[str, str]) -> None:
         if number not in self.registry.uploads or query.get("_state") != "a+b":
             return self.answer(404, _error("BLOB_UPLOAD_UNKNOWN"))
-        if digest_of(self.body) != query.get("digest"):
+        held = self.registry.uploads[number]
+        if self.command == "GET":
+            return self.uploading(204, name, number)
+        if self.command == "PATCH":
+            if not self.registry.quirks.patches:
+                return self.answer(405, _error("UNSUPPORTED"))
+            if self.headers["Content-Range"].partition("-")[0] != str(len(held)):
+                return self.answer(416)
+            self.registry.uploads[number] = held + self.body
+            return self.uploading(202, name, number)
+        data = held + self.body
+        if digest_of(data) != query.get("digest"):
             return self.answer(400, _error("DIGEST_INVALID"))
-        self.registry.add_blob(name, self.body)
-        return self.answer(201, b"", {"Docker-Content-Digest": digest_of(self.body)})
+        self.registry.add_blob(name, data)
+        del self.registry.uploads[number]
+        return self.answer(201, b"", {"Docker-Content-Digest": digest_of(data)})
+
+    def uploading(self, status: int, name: str, number: str) -> None:
+        at = self.registry.quirks.uploads_at or ""
+        location = f"{at}/v2/{name}/blobs/uploads/{number}?_state=a%2Bb"
+        held = len(self.registry.uploads[number])
+        headers = {"Location": location, "Range": f"0-{max(held - 1, 0)}"}
+        if self.registry.quirks.least_piece is not None:
+            headers["OCI-Chunk-Min-Length"] = str(self.registry.quirks.least_piece)
+        self.answer(status, b"", headers)
 
     def answer(self, status: int, body: bytes = b"", headers: dict[str, str] | None = None) -> None:
         quirks, failure = self.registry.quirks, getattr(self, "failure", None)
         headers = headers or {}
+        if self.command == self.registry.lose_answer:
+            self.registry.lose_answer, self.close_connection = None, True
+            return
         self.send_response_only(status)
-        if status == 200 and failure and failure.replace is not None:
+        if status in (200, 206) and failure and failure.replace is not None:
             body = failure.replace(body)
         if status == 200 and quirks.gzipped and self.command == "GET":
             body, headers["Content-Encoding"] = gzip.compress(body), "gzip"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address, ip_network
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final, Protocol
 
 import pycurl
 
@@ -36,7 +36,24 @@ MAX_ERROR_BYTES: Final = 64 * 1024
 
 CHUNK: Final = 256 * 1024
 
-Body = bytes | BinaryIO | None
+
+class Readable(Protocol):
+    """A body that is sent as it is read."""
+
+    def read(self, count: int = -1, /) -> bytes:
+        """At most ``count`` bytes; none at the end."""
+
+    def seekable(self) -> bool:
+        """Whether it can be sent a second time."""
+
+    def tell(self) -> int:
+        """Where it stands."""
+
+    def seek(self, offset: int, /) -> int:
+        """Go there."""
+
+
+Body = bytes | Readable | None
 
 _GLANCE: Final = 0.05
 """Seconds between two looks at what an answer has brought."""
@@ -198,7 +215,7 @@ class Connections:
         return Answer(exchange.status, exchange.answered, b"".join(taken.pieces), taken.whole)
 
     def open(self, url: str, headers: Mapping[str, str]) -> Answer | Download:
-        """GET ``url``: a stream where the status is 200, else the answer.
+        """GET ``url``: a stream where the status is 200 or 206, else the answer.
 
         :raises BrokenOff: as :meth:`ask`
         :raises TooSlow: likewise
@@ -211,7 +228,7 @@ class Connections:
         download = Download(exchange, stream, self._timeout, self._idle_streams.append)
         try:
             download.wait()
-            if exchange.status == 200:
+            if exchange.status in (200, 206):
                 return download
             body = download.read(MAX_ERROR_BYTES)
         except BaseException:
@@ -271,9 +288,9 @@ class _Exchange:
                 return place
         return 0
 
-    def send(self, body: bytes | BinaryIO, size: int | None) -> None:
+    def send(self, body: bytes | Readable, size: int | None) -> None:
         """Have ``body`` sent, from where it stands."""
-        source: BinaryIO = io.BytesIO(body) if isinstance(body, bytes) else body
+        source: Readable = io.BytesIO(body) if isinstance(body, bytes) else body
         start = source.tell() if source.seekable() else None
 
         def read(count: int) -> Any:
@@ -392,7 +409,7 @@ class Download(io.RawIOBase):
 
     @property
     def status(self) -> int:
-        """200."""
+        """200, or 206 where a part was asked for."""
         return self._exchange.status
 
     @property

@@ -24,7 +24,13 @@ from longseal.registry.model import (
 )
 
 WORKERS: Final = 4
+ATTEMPTS: Final = 4
+"""How often a blob is opened at one place of it before the source is given up."""
+
 _CHUNK: Final = 1024 * 1024
+_READ: Final = 64 * 1024
+"""Bytes read at a time: what breaks off with them is read again."""
+
 _FOREIGN: Final = ("nondistributable", ".foreign.")
 
 
@@ -56,16 +62,13 @@ def copy_blob(
     target_repository: str,
     blob: Descriptor,
 ) -> Copied:
-    """Stream one blob, hashed on the way; nothing is sent that the target has.
+    """Stream one blob, hashed on the way; nothing is read or sent that the target has.
 
     :raises RegistryError: the source has other bytes, or either side failed
     """
-    if target.has_blob(target_repository, blob.digest):
-        return Copied(already_there=1)
-    with source.open_blob(repository, blob.digest) as stream:
-        checked = io.BufferedReader(_Checked(stream, blob), _CHUNK)
-        target.put_blob(target_repository, blob.digest, blob.size, checked)
-    return Copied(1, blob.size)
+    with io.BufferedReader(_Checked(source, repository, blob), _CHUNK) as stream:
+        sent = target.put_blob(target_repository, blob.digest, blob.size, stream)
+    return Copied(1, blob.size) if sent else Copied(already_there=1)
 
 
 def copy_manifest_tree(
@@ -152,29 +155,78 @@ def _blobs(manifest: Manifest) -> Iterator[Descriptor]:
 
 
 class _Checked(io.RawIOBase):
-    """A blob that breaks off before its last bytes when they are not what was promised."""
+    """A blob that breaks off before its last bytes when they are not what was promised.
 
-    def __init__(self, stream: BinaryIO, blob: Descriptor) -> None:
-        self._stream = stream
+    It is opened when first read, and again where the source breaks off on the way.
+    """
+
+    def __init__(self, source: Registry, repository: str, blob: Descriptor) -> None:
+        self._source = source
+        self._repository = repository
         self._blob = blob
+        self._stream: BinaryIO | None = None
+        self._at = 0
         self._hash = hashlib.sha256()
-        self._count = 0
+        self._hashed = 0
 
     def readable(self) -> bool:
         return True
 
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        if whence == io.SEEK_CUR:
+            offset += self._at
+        elif whence == io.SEEK_END:
+            offset += self._blob.size
+        if offset != self._at:
+            self._leave()
+            self._at = offset
+        return offset
+
     def readinto(self, buffer: Any) -> int:
-        left = self._blob.size - self._count
-        data = self._stream.read(min(len(buffer), left)) if left else b""
-        self._hash.update(data)
-        self._count += len(data)
-        ended = self._count == self._blob.size or not data
+        data = self._read(min(len(buffer), _READ, self._blob.size - self._at))
+        # Bytes that are read again, after a cut, were hashed; the far end hashes what it gets.
+        self._hash.update(data[max(self._hashed - self._at, 0) :])
+        self._at += len(data)
+        self._hashed = max(self._hashed, self._at)
+        ended = self._hashed == self._blob.size or not data
         if ended and (
-            self._count != self._blob.size or self._hash.hexdigest() != hex_of(self._blob.digest)
+            self._hashed != self._blob.size or self._hash.hexdigest() != hex_of(self._blob.digest)
         ):
             raise RegistryError(
-                f"expected {self._blob.size} bytes of {self._blob.digest}, got {self._count} of "
+                f"expected {self._blob.size} bytes of {self._blob.digest}, got {self._hashed} of "
                 f"sha256:{self._hash.hexdigest()}"
             )
         buffer[: len(data)] = data
         return len(data)
+
+    def close(self) -> None:
+        self._leave()
+        super().close()
+
+    def _read(self, count: int) -> bytes:
+        for attempt in range(ATTEMPTS):
+            if count <= 0:
+                return b""
+            if self._stream is None:
+                self._stream = self._source.open_blob(self._repository, self._blob.digest, self._at)
+            try:
+                data = self._stream.read(count)
+            except RegistryError:
+                if attempt == ATTEMPTS - 1:
+                    raise
+            else:
+                if data or attempt == ATTEMPTS - 1:
+                    return data
+            self._leave()
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _leave(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from threading import Lock
 from typing import Any, BinaryIO, Final, TypeVar, Unpack
-from urllib.parse import urlencode
 
 from longseal.canonical import MAX_JSON_BYTES, digest_of, hex_of, is_digest, parse_object
 from longseal.errors import MalformedError, RefusedError, RegistryError
@@ -29,6 +28,7 @@ from longseal.registry.model import (
     parse_index,
 )
 from longseal.registry.transport import Options, Transport
+from longseal.registry.upload import REFUSALS, Upload
 
 MAX_PAGES: Final = 5_000
 MAX_NAMES: Final = 1_000_000
@@ -51,7 +51,6 @@ ACCEPT: Final = ", ".join(
 )
 
 _NEXT = re.compile(r"<([^<>]{1,4096})>\s*;[^,<]*\brel=\"?next\"?", re.IGNORECASE)
-_REFUSALS: Final = (400, 404, 405, 409, 411, 412, 413, 415, 416, 422, 501)
 _CATALOG: Final = Scope("")
 _T = TypeVar("_T")
 
@@ -78,6 +77,7 @@ class DistributionRegistry:
         self._http = Transport(url, **options)
         self._referrers_api: dict[str, bool] = {}
         self._asked: set[str] = set()
+        self._holders: dict[str, tuple[str, ...]] = {}
         self._uploading = tuple(Lock() for _ in range(64))
         self._asking = tuple(Lock() for _ in range(64))
 
@@ -187,47 +187,31 @@ class DistributionRegistry:
             )
         return answer.body
 
-    def open_blob(self, repository: str, digest: str) -> BinaryIO:
-        return self._http.open(self._blob_target(repository, digest), Scope(repository))
+    def open_blob(self, repository: str, digest: str, start: int = 0) -> BinaryIO:
+        return self._http.open(self._blob_target(repository, digest), Scope(repository), start)
 
     def has_blob(self, repository: str, digest: str) -> bool:
         target = self._blob_target(repository, digest)
         return self._http.request("HEAD", target, Scope(repository)).status == 200
 
-    def put_blob(self, repository: str, digest: str, size: int, data: BinaryIO) -> None:
+    def put_blob(self, repository: str, digest: str, size: int, data: BinaryIO) -> bool:
+        check_repository(repository)
         # Threads that share a blob bring it once. docker-registry 2.8 writes a blob's link anew
         # with each upload, and refuses manifests that name the blob meanwhile.
-        with self._uploading[hash((repository, digest)) % len(self._uploading)]:
-            if not self.has_blob(repository, digest):
-                self._upload(repository, digest, size, data)
+        with self._uploading[hash(digest) % len(self._uploading)]:
+            holders = self._holders.get(digest, ())
+            if repository in holders:
+                return False
+            sent = False
 
-    def _upload(self, repository: str, digest: str, size: int, data: BinaryIO) -> None:
-        scope = Scope(repository, write=True)
-        begin = f"/v2/{repository}/blobs/uploads/"
-        start = data.tell() if data.seekable() else None
+            def there() -> bool:
+                return self.has_blob(repository, digest)
 
-        def upload() -> None:
-            opened = self._http.once("POST", begin, scope, body=b"", allow=(201, 202, *_REFUSALS))
-            if opened.status in _REFUSALS:
-                raise self._refusal("start an upload in", repository, opened)
-            target = self._http.here(opened.headers.get("Location", ""), begin)
-            if target is None:
-                raise RegistryError(f"{self._http.host} sends uploads to another host: refused")
-            if start is not None:
-                data.seek(start)
-            answer = self._http.once(
-                "PUT",
-                f"{target}{'&' if '?' in target else '?'}{urlencode({'digest': digest})}",
-                scope,
-                content_type="application/octet-stream",
-                body=data,
-                size=size,
-                allow=(200, 201, 204, *_REFUSALS),
-            )
-            if answer.status in _REFUSALS:
-                raise self._refusal(f"store {digest} in", repository, answer)
-
-        self._http.retrying(upload, again=start is not None)
+            if not there():
+                upload = Upload(self._http, repository, digest, size, data, there)
+                sent = upload.run(elsewhere=holders[0] if holders else None)
+            self._holders[digest] = (*holders, repository)
+            return sent
 
     def put_manifest(self, repository: str, manifest: Manifest, tag: str | None = None) -> None:
         reference = manifest.digest if tag is None else tag
@@ -237,9 +221,9 @@ class DistributionRegistry:
             Scope(repository, write=True),
             content_type=manifest.media_type,
             body=manifest.data,
-            allow=(200, 201, 202, 204, *_REFUSALS),
+            allow=(200, 201, 202, 204, *REFUSALS),
         )
-        if answer.status in _REFUSALS:
+        if answer.status in REFUSALS:
             refusal = self._refusal(f"store {reference} in", repository, answer)
             if answer.code == "DIGEST_INVALID" and digest_of(manifest.data) == manifest.digest:
                 # Not true of these bytes: another client is uploading a blob that they name.
@@ -257,9 +241,9 @@ class DistributionRegistry:
             "DELETE",
             self._manifest_target(repository, digest),
             Scope(repository, write=True),
-            allow=(200, 202, 204, *_REFUSALS),
+            allow=(200, 202, 204, *REFUSALS),
         )
-        if answer.status in _REFUSALS and answer.status != 404:
+        if answer.status in REFUSALS and answer.status != 404:
             raise self._refusal(f"delete {digest} from", repository, answer)
 
     def _names(self, first: str, scope: Scope, key: str) -> frozenset[str] | None:

@@ -64,14 +64,17 @@ class Registry(Protocol):
     def blob(self, repository: str, digest: str, limit: int) -> bytes:
         """A blob, whole and hashed; more than ``limit`` bytes is a MalformedError."""
 
-    def open_blob(self, repository: str, digest: str) -> BinaryIO:
-        """A blob as a stream; the reader checks its digest."""
+    def open_blob(self, repository: str, digest: str, start: int = 0) -> BinaryIO:
+        """A blob as a stream, from the byte ``start`` on; the reader checks its digest."""
 
     def has_blob(self, repository: str, digest: str) -> bool:
         """Whether the blob is there."""
 
-    def put_blob(self, repository: str, digest: str, size: int, data: BinaryIO) -> None:
-        """Store a blob; the far end checks the digest."""
+    def put_blob(self, repository: str, digest: str, size: int, data: BinaryIO) -> bool:
+        """Store a blob; the far end checks the digest. What can seek is taken up after a cut.
+
+        :returns: whether its bytes were sent: it may be there, or in a neighbouring repository
+        """
 
     def put_manifest(self, repository: str, manifest: Manifest, tag: str | None = None) -> None:
         """Store a manifest under its digest, and under ``tag`` where one is given."""

@@ -228,8 +228,10 @@ class LayoutRegistry:
             )
         return data
 
-    def open_blob(self, repository: str, digest: str) -> BinaryIO:
-        return self._open(self._blob_path(repository, digest))
+    def open_blob(self, repository: str, digest: str, start: int = 0) -> BinaryIO:
+        file = self._open(self._blob_path(repository, digest))
+        file.seek(start)
+        return file
 
     def has_blob(self, repository: str, digest: str) -> bool:
         try:
@@ -238,9 +240,9 @@ class LayoutRegistry:
             return False
         return True
 
-    def put_blob(self, repository: str, digest: str, size: int, data: BinaryIO) -> None:
+    def put_blob(self, repository: str, digest: str, size: int, data: BinaryIO) -> bool:
         if self.has_blob(repository, digest):
-            return
+            return False
         self._prepare(repository)
         path = self._blob_path(repository, digest)
         with self._written(path) as file:
@@ -257,6 +259,7 @@ class LayoutRegistry:
                     f"{repository}: expected {size} bytes of {digest}, "
                     f"got {total} of sha256:{hashed.hexdigest()}"
                 )
+        return True
 
     def put_manifest(self, repository: str, manifest: Manifest, tag: str | None = None) -> None:
         """See the interface. ``index.json`` lists what has a tag and what has a subject."""

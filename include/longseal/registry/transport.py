@@ -44,6 +44,9 @@ MAX_WAIT: Final = 60.0
 MAX_RETRY_AFTER: Final = 24 * 3600.0
 """Longest pause in seconds that a registry is believed to need."""
 
+BLOCK: Final = 64 * 1024
+"""Bytes of an upload that have one turn where its bandwidth is limited."""
+
 _BUSY: Final = frozenset({408, 429, 500, 502, 503, 504})
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _PORTS: Final = {"http": 80, "https": 443}
@@ -74,6 +77,7 @@ class Options(TypedDict, total=False):
     retries: int
     timeout: float
     backoff: float
+    bandwidth: int | None
 
 
 class Transport:
@@ -89,6 +93,7 @@ class Transport:
     :param retries: attempts after the first, with exponential backoff and jitter
     :param timeout: seconds to connect, and between two pieces of an answer
     :param backoff: seconds before the first retry
+    :param bandwidth: bytes a second that uploads may take, over all threads and processes here
     :raises SettingsError: the URL or one of the files cannot be used
     """
 
@@ -106,6 +111,7 @@ class Transport:
         retries: int = 4,
         timeout: float = 30.0,
         backoff: float = 0.5,
+        bandwidth: int | None = None,
     ) -> None:
         self._base = _base(url)
         self._origin = _origin(self._base)
@@ -113,6 +119,9 @@ class Transport:
         self._backoff = backoff
         self._pace = Pace(budget, "{}://{}:{}".format(*self._origin))
         self._timeout = timeout
+        # Bytes are paced as requests are, a block being one.
+        blocks = bandwidth / BLOCK if bandwidth else None
+        self._bandwidth = Pace(blocks, "bytes to {}://{}:{}".format(*self._origin))
         self._ca_file = ca_file
         self._client_certificate = client_certificate
         self._client_key = client_key
@@ -176,6 +185,7 @@ class Transport:
         *,
         accept: str | None = None,
         content_type: str | None = None,
+        content_range: str | None = None,
         body: Body = None,
         size: int | None = None,
         limit: int = MAX_ERROR_BYTES,
@@ -190,11 +200,14 @@ class Transport:
             headers["Accept"] = accept
         if content_type is not None:
             headers["Content-Type"] = content_type
+        if content_range is not None:
+            headers["Content-Range"] = content_range
 
         def ask(connections: Connections, url: str, sent: Mapping[str, str]) -> Answer:
             return connections.ask(method, url, sent, body, size, limit, allow)
 
-        answer = self._send(method, target, scope, headers, ask, not isinstance(body, BinaryIO))
+        again = body is None or isinstance(body, bytes)
+        answer = self._send(method, target, scope, headers, ask, again)
         if answer.status not in allow:
             raise self._failure(method, target, answer)
         if method != "HEAD":
@@ -203,27 +216,47 @@ class Transport:
             raise MalformedError(f"{self.host}{target}: more than {limit} bytes")
         return answer
 
-    def open(self, target: str, scope: Scope) -> BinaryIO:
+    def wait_to_send(self, count: int) -> None:
+        """Return when so many bytes of an upload may leave."""
+        for _ in range(0, count, BLOCK):
+            self._bandwidth.wait()
+
+    def open(self, target: str, scope: Scope, start: int = 0) -> BinaryIO:
         """The body behind ``target`` as a stream, unhashed and unbounded: the reader counts.
 
+        :param start: of the bytes wanted, the first
         :raises RegistryError: as :meth:`request`; also while reading
         """
+        headers = dict(self._headers)
+        if start:
+            headers["Range"] = f"bytes={start}-"
 
         def begin(connections: Connections, url: str, sent: Mapping[str, str]) -> Answer | Download:
             return connections.open(url, sent)
 
         def once() -> Download:
-            answer = self._send("GET", target, scope, dict(self._headers), begin, True)
+            answer = self._send("GET", target, scope, headers, begin, True)
             if isinstance(answer, Answer):
                 raise self._failure("GET", target, answer)
             try:
                 self._refuse_encoded(answer, target)
+                given = answer.headers.get("Content-Range")
+                if answer.status == 206 and not (start and given.startswith(f"bytes {start}-")):
+                    raise RegistryError(
+                        f"{self.host}{target}: bytes from {start} on wanted, got {given[:80]!a}"
+                    )
             except BaseException:
                 answer.close()
                 raise
             return answer
 
-        return io.BufferedReader(self.retrying(once), CHUNK)
+        download = self.retrying(once)
+        stream = io.BufferedReader(download, CHUNK)
+        # Where ranges are not known, all of it comes.
+        left = start if download.status == 200 else 0
+        while left and (skipped := stream.read(min(left, CHUNK))):
+            left -= len(skipped)
+        return stream
 
     def retrying(self, attempt: Callable[[], _T], again: bool = True) -> _T:
         """Call ``attempt`` until it ends well or has failed too often.

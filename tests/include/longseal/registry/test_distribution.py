@@ -762,7 +762,7 @@ def test_a_blob_is_sent_again_when_the_upload_fails(start: Start) -> None:
 
 def test_a_blob_with_other_bytes_is_refused_by_the_far_end(start: Start) -> None:
     server, registry = start()
-    with pytest.raises(RefusedError, match="DIGEST_INVALID"):
+    with pytest.raises(RegistryError, match="DIGEST_INVALID"):
         registry.put_blob("corp/app", ABSENT, 4, io.BytesIO(b"data"))
     assert not server.repository("corp/app").blobs
 
