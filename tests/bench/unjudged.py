@@ -5,13 +5,20 @@ completeness records, and the catalog's rows.
 """
 
 import hashlib
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import create_engine
 
 from longseal.archive.leaf import Leaf, Signer
-from longseal.archive.pack import Evidence, store_pack, write_pack
+from longseal.archive.pack import Evidence as Packed
+from longseal.archive.pack import store_pack, write_pack
 from longseal.archive.records import record_files, record_line
 from longseal.archive.retention import class_of, retain_until
 from longseal.canonical import digest_of, digest_set
+from longseal.catalog.models import Evidence
 from longseal.harvest import catalog_row, claim_row
 from longseal.registry.discovery import Answer, CompletenessRecord
 from longseal.workspace import Workspace
@@ -25,54 +32,88 @@ PACK = 2_560
 IMAGES = 20
 """Images of a repository."""
 
+Row = dict[str, Any]
 
-def fill(workspace: Workspace, attestations: int, signed_at: datetime) -> None:
+
+def fill(workspace: Workspace, attestations: int, *signed_at: datetime) -> None:
     """Archive so many attestations, five an image, and list them in the catalog.
 
+    Every core makes packs. The catalog, which SQLite must keep, does without its indexes until all
+    is in it.
+
     :param attestations: a multiple of five
+    :param signed_at: when; the packs take turns
     """
     trust, policy = workspace.keep(workspace.trusted_root), workspace.keep(workspace.policy)
-    for first in range(0, attestations // AN_IMAGE, PACK // AN_IMAGE):
-        numbers = range(first, min(first + PACK // AN_IMAGE, attestations // AN_IMAGE))
-        images = {_place(number): _digest(f"image {number}") for number in numbers}
-        evidence = [
-            _evidence(place[0], image, f"{place} {order}", order, signed_at, trust, policy)
-            for place, image in images.items()
-            for order in range(AN_IMAGE)
-        ]
-        _store(workspace, evidence)
-        records = {
-            image: record_line(_record(place[0], image), signed_at)
-            for place, image in images.items()
-        }
-        for key, data in record_files(records.values(), signed_at + timedelta(seconds=first)):
-            workspace.store(key, data)
-        workspace.catalog.record_images(
-            [
-                {
-                    "source": REGISTRY,
-                    "repository": place[0],
-                    "digest": image,
-                    "state": "whole",
-                    "record": records[image].decode(),
-                    "checked_at": signed_at,
-                }
-                for place, image in images.items()
-            ]
-        )
+    catalog = workspace.catalog
+    engine = create_engine(workspace.settings.catalog)
+    table = Evidence.metadata.tables["evidence"]
+    indexes = sorted(table.indexes, key=lambda index: str(index.name))
+    for index in indexes:
+        index.drop(engine)
+    firsts = range(0, attestations // AN_IMAGE, PACK // AN_IMAGE)
+    with ProcessPoolExecutor(
+        mp_context=multiprocessing.get_context("fork"),
+        initializer=_adopt,
+        initargs=(workspace, trust, policy),
+    ) as processes:
+        moments = [signed_at[at % len(signed_at)] for at in range(len(firsts))]
+        ends = [min(first + firsts.step, attestations // AN_IMAGE) for first in firsts]
+        for pack, evidence, images in processes.map(_store, firsts, ends, moments):
+            catalog.claim_packs([pack], evidence)
+            catalog.mark_stored(pack["digest"])
+            catalog.record_images(images)
+    for index in indexes:
+        index.create(engine)
+    engine.dispose()
 
 
-def _store(workspace: Workspace, evidence: list[Evidence]) -> None:
+_workspace: Workspace
+_trust: str
+_policy: str
+
+
+def _adopt(workspace: Workspace, trust: str, policy: str) -> None:
+    global _workspace, _trust, _policy
+    _workspace, _trust, _policy = workspace, trust, policy
+
+
+def _store(first: int, end: int, signed_at: datetime) -> tuple[Row, list[Row], list[Row]]:
+    """Archive one pack and the records of its images.
+
+    :returns: the catalog's rows of the pack, of its evidence and of its images
+    """
+    images = {_place(number): _digest(f"image {number}") for number in range(first, end)}
+    evidence = [
+        _evidence(place[0], image, f"{place} {order}", order, signed_at)
+        for place, image in images.items()
+        for order in range(AN_IMAGE)
+    ]
     leaf = evidence[0].leaf
-    kept = class_of(workspace.settings.retention, leaf)
+    kept = class_of(_workspace.settings.retention, leaf)
     until = retain_until(kept, leaf)
     pack = write_pack(evidence)
-    workspace.catalog.claim_packs(
-        [claim_row(pack, kept.name, until, leaf.collected_at)],
+    store_pack(_workspace.archive, pack, until)
+    records = {
+        image: record_line(_record(place[0], image), signed_at) for place, image in images.items()
+    }
+    for key, data in record_files(records.values(), signed_at + timedelta(seconds=first)):
+        _workspace.store(key, data)
+    return (
+        claim_row(pack, kept.name, until, leaf.collected_at),
         [catalog_row(item.leaf, pack.digest) | {"proof_tries": None} for item in evidence],
+        [
+            {
+                "source": REGISTRY,
+                "repository": place[0],
+                "digest": image,
+                "state": "whole",
+                "record": records[image].decode(),
+                "checked_at": signed_at,
+            }
+            for place, image in images.items()
+        ],
     )
-    store_pack(workspace.archive, pack, until)
-    workspace.catalog.mark_stored(pack.digest)
 
 
 def _evidence(
@@ -81,9 +122,7 @@ def _evidence(
     name: str,
     order: int,
     signed_at: datetime,
-    trust: str,
-    policy: str,
-) -> Evidence:
+) -> Packed:
     payload, manifest = f"bundle {name}".encode(), f"manifest {name}".encode()
     digests = digest_set(payload)
     leaf = Leaf(
@@ -94,18 +133,18 @@ def _evidence(
         engine="none judged it",
         image=image,
         manifest=digest_of(manifest),
-        policy=policy,
+        policy=_policy,
         registry=REGISTRY,
         repository=repository,
         signed_at=signed_at,
         time_source="collection",
-        trust=trust,
+        trust=_trust,
         verdict="verified",
         subject=(image,),
         predicate_type=f"https://stella-ops.example/kind-{order}/v1",
         signer=Signer(IDENTITY, ISSUER),
     )
-    return Evidence(leaf, manifest, payload)
+    return Packed(leaf, manifest, payload)
 
 
 def _record(repository: str, image: str) -> dict[str, object]:
