@@ -68,23 +68,24 @@ def canonical_json(value: object) -> bytes:
         not valid Unicode, or what is no JSON at all
     """
     _refuse_unrepeatable(value)
-    return _ENCODER.encode(value).encode()
+    try:
+        return _ENCODER.encode(value).encode()
+    except UnicodeEncodeError as err:
+        text = str(err.object)[err.start : err.start + 40]
+        raise MalformedError(f"text is not valid Unicode: {text!a}") from err
 
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 def _refuse_unrepeatable(value: object) -> None:
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError as err:
-            raise MalformedError(f"text is not valid Unicode: {value[:40]!a}") from err
-    elif isinstance(value, dict):
+    """Of text only the keys are looked at: encoding the whole refuses what is not valid Unicode."""
+    if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str) or not key.isascii():
                 raise MalformedError(f"keys of canonical JSON are ASCII, found {str(key)[:40]!a}")
-            _refuse_unrepeatable(item)
+            if not isinstance(item, str):
+                _refuse_unrepeatable(item)
     elif isinstance(value, list | tuple):
         for item in value:
             _refuse_unrepeatable(item)
@@ -93,7 +94,7 @@ def _refuse_unrepeatable(value: object) -> None:
     elif isinstance(value, int):
         if abs(value) >= 2**53:
             raise MalformedError("readers of JSON disagree on integers past 2^53: write a string")
-    elif value is not None:
+    elif value is not None and not isinstance(value, str):
         raise MalformedError(f"JSON has no {type(value).__name__}")
 
 

@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from zlib import crc32
@@ -575,9 +575,14 @@ class Catalog:
                     session.scalars(select(Evidence.id).where(Evidence.leaf_hash.in_(part)))
                 )
             # Hashes are in no order of the table's: row by row, each would touch another page.
-            for some in _parts(sorted(rows)):
-                session.execute(
-                    update(Evidence).where(Evidence.id.in_(some)).values(seal=seal.sequence)
+            covered = (
+                update(Evidence)
+                .where(Evidence.id.between(bindparam("first"), bindparam("last")))
+                .values(seal=seal.sequence)
+            )
+            for some in _parts(list(_runs(sorted(rows)))):
+                session.connection().execute(
+                    covered, [{"first": first, "last": last} for first, last in some]
                 )
 
     def verified_images(self, images: Collection[str]) -> set[tuple[str, str, str]]:
@@ -742,6 +747,13 @@ def _parts(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
     # SQLite binds at most 32,766 values in one statement.
     for start in range(0, len(items), _BATCH):
         yield items[start : start + _BATCH]
+
+
+def _runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """First and last of each run of sorted ``numbers`` without a gap."""
+    for _, run in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
+        found = [number for _, number in run]
+        yield found[0], found[-1]
 
 
 def _said(err: DBAPIError) -> str:
