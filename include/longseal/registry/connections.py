@@ -483,6 +483,7 @@ class Download(io.RawIOBase):
 def _prepare(handle: pycurl.Curl, route: Route, timeout: float) -> None:
     """What every request of these connections has in common."""
     handle.reset()
+    handle.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
     handle.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
     handle.setopt(pycurl.PATH_AS_IS, 1)
     handle.setopt(pycurl.NOSIGNAL, 1)
