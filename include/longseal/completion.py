@@ -17,7 +17,7 @@ from typing import Any, Final
 from longseal.archive.pack import Evidence, load_by_leaf
 from longseal.canonical import canonical_json, digest_of, parse_object, sha256_hex
 from longseal.catalog.models import Evidence as Row
-from longseal.errors import LogError, LongsealError, MalformedError, VerificationError
+from longseal.errors import LogError, LongsealError, MalformedError, VerificationError, brief
 from longseal.judgement import Change, supersede
 from longseal.seal.http import get
 from longseal.verify.formats import readings
@@ -199,7 +199,7 @@ def _verify(trust: TrustMaterial, entry: Mapping[str, Any]) -> None:
     except LongsealError:
         raise
     except (Error, AttributeError, IndexError, TypeError, ValueError) as err:
-        raise VerificationError(f"the log's proof does not hold: {str(err)[:300]}") from err
+        raise VerificationError(f"the log's proof does not hold: {brief(err)}") from err
     if size != proof["treeSize"]:
         raise VerificationError(
             f"the proof is of a tree of {proof['treeSize']}, its checkpoint of one of {size}"

@@ -99,3 +99,8 @@ class ArchiveError(RetryableError):
 
 class RestoreInProgress(ArchiveError):
     """What is to be read lies in a cold storage class; a copy of it was asked for."""
+
+
+def brief(err: Exception) -> str:
+    """What another library's error says, in one short line for a message of ours."""
+    return " ".join(str(err).split())[:300] or type(err).__name__

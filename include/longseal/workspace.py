@@ -46,13 +46,13 @@ SEALS_KEPT: Final = Duration(10, "year")
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """A user name and its secret, from wherever secrets are kept.
+    """A user name and its secret, from wherever secrets are kept; both None for nobody's.
 
     :param session_token: what AWS gives beside temporary keys
     """
 
-    username: str
-    password: str = field(repr=False)
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
     session_token: str | None = field(default=None, repr=False)
 
 
@@ -174,11 +174,7 @@ class Workspace:
             chosen.name,
             chosen.url,
             patterns=chosen.repositories,
-            credentials=Credentials(
-                login.username if login else None,
-                login.password if login else None,
-                chosen.docker_config,
-            ),
+            credentials=Credentials(login.username, login.password, chosen.docker_config),
             ca_file=chosen.ca_file,
             client_certificate=chosen.client_certificate,
             client_key=chosen.client_key,
@@ -242,9 +238,9 @@ class Workspace:
             kms_client,
             chosen.region or region_of(chosen.key_id),
             chosen.endpoint,
-            login.username if login else None,
-            login.password if login else None,
-            login.session_token if login else None,
+            login.username,
+            login.password,
+            login.session_token,
             role or None,
         )
         return AwsKmsSigner(chosen.key_id, connect)
@@ -324,24 +320,19 @@ class Workspace:
         from longseal.archive.s3 import S3Archive, s3_client
 
         login = self._login(chosen.conn_id, chosen.access_key_env, chosen.secret_key_env, "archive")
-        client = s3_client(
-            chosen.endpoint,
-            chosen.region,
-            login.username if login else None,
-            login.password if login else None,
-        )
+        client = s3_client(chosen.endpoint, chosen.region, login.username, login.password)
         lock = None if chosen.lock == "none" else chosen.lock
         return S3Archive(client, chosen.bucket, chosen.prefix, lock)
 
     def _login(
         self, conn_id: str | None, user_env: str | None, password_env: str | None, setting: str
-    ) -> Login | None:
+    ) -> Login:
         if user_env and password_env:
             return Login(
                 secret(self._environ, user_env, setting),
                 secret(self._environ, password_env, setting),
             )
-        return self._secrets.login(conn_id, f"{setting}.conn_id") if conn_id else None
+        return self._secrets.login(conn_id, f"{setting}.conn_id") if conn_id else Login()
 
 
 def object_key(digest: str) -> str:

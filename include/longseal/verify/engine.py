@@ -21,7 +21,7 @@ from cryptography import x509
 
 from longseal import __version__
 from longseal.canonical import digest_of
-from longseal.errors import MalformedError, UnsupportedError
+from longseal.errors import MalformedError, UnsupportedError, brief
 from longseal.verify.bundle import Bundle, Envelope, parse_bundle
 from longseal.verify.certificate import identity_of, issuer_of
 from longseal.verify.legacy import simple_signing
@@ -153,7 +153,7 @@ class Engine:
         except Exception as err:
             # Odd input raises TypeError, ValueError and pydantic's errors from within the
             # cryptography; nothing of it may kill a worker or pass for a verdict.
-            text = f"{found.engine} could not judge it: {type(err).__name__}: {_brief(err)}"
+            text = f"{found.engine} could not judge it: {type(err).__name__}: {brief(err)}"
             return replace(found, reason=Reason("unsupported", text))
         if refused is not None:
             return replace(found, outcome=Outcome.REJECTED, reason=refused)
@@ -279,7 +279,3 @@ def _require(
     window = windows.get(log_id)
     if window is None or not all(window.covers(moment) for moment in times):
         raise Refused(slug, f"used outside the log's validity ({window or 'unknown log'})")
-
-
-def _brief(err: Exception) -> str:
-    return " ".join(str(err).split())[:300]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from cryptography import x509
 
 from longseal.canonical import digest_of, parse_object
-from longseal.errors import MalformedError, UnsupportedError
+from longseal.errors import MalformedError, UnsupportedError, brief
 
 if TYPE_CHECKING:
     from sigstore._internal.trust import CertificateAuthority
@@ -104,7 +104,7 @@ class TrustMaterial:
         try:
             return cls(digest_of(data), TrustedRoot(Inner.from_json(json.dumps(document | given))))
         except (Error, ValueError, TypeError) as err:
-            raise MalformedError(f"expected a Sigstore trusted root: {_brief(err)}") from err
+            raise MalformedError(f"expected a Sigstore trusted root: {brief(err)}") from err
 
     def authority_of(self, chain: Sequence[x509.Certificate]) -> list[Authority]:
         """The authorities that hold a certificate of ``chain`` (issuers, without the leaf)."""
@@ -206,7 +206,3 @@ def _utc(moment: datetime | None) -> datetime | None:
     if moment is None:
         return None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _brief(err: Exception) -> str:
-    return " ".join(str(err).split())[:300] or type(err).__name__

@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
-from longseal.errors import RetryableError, VerificationError
+from longseal.errors import RetryableError, VerificationError, brief
 from longseal.settings import TufSettings
 
 if TYPE_CHECKING:
@@ -113,10 +113,10 @@ def fetch(
         except DownloadLengthMismatchError as err:
             raise VerificationError(f"{where} sends without end: {err}") from err
         except RepositoryError as err:
-            text = f"{where} does not hold ({type(err).__name__}): {_brief(err)}"
+            text = f"{where} does not hold ({type(err).__name__}): {_said(err)}"
             raise VerificationError(text) from err
         except DownloadError as err:
-            raise RetryableError(f"{where} did not answer: {_brief(err)}") from err
+            raise RetryableError(f"{where} did not answer: {_said(err)}") from err
 
 
 def verify(bootstrap: bytes, files: Mapping[str, bytes], target: str) -> Named:
@@ -157,7 +157,7 @@ def verify(bootstrap: bytes, files: Mapping[str, bytes], target: str) -> Named:
                 raise VerificationError(f"{name} is of another version than is said of it")
         info = targets.signed.targets.get(target)
     except (RepositoryError, ValueError, KeyError, TypeError, AttributeError) as err:
-        text = f"the TUF metadata does not hold ({type(err).__name__}): {_brief(err)}"
+        text = f"the TUF metadata does not hold ({type(err).__name__}): {_said(err)}"
         raise VerificationError(text) from err
     if info is None:
         raise VerificationError(
@@ -222,7 +222,6 @@ def _fetcher(ca_file: Path | None, timeout: float) -> FetcherInterface:
     return Fetcher()
 
 
-def _brief(err: Exception) -> str:
-    text = " ".join(str(err).split()) or type(err).__name__
+def _said(err: Exception) -> str:
     cause = f" ({type(err.__cause__).__name__})" if err.__cause__ else ""
-    return f"{text[:300]}{cause}"
+    return f"{brief(err)}{cause}"
