@@ -10,7 +10,7 @@ from typing import Any
 from longseal.canonical import canonical_json
 from longseal.verify import legacy
 from longseal.verify.policy import Policy
-from tests.doubles.sigstore import IDENTITY, ISSUER
+from tests.doubles.sigstore import SIGNER
 
 LAB_SIGNER = {"identity": "ci@stella.example", "issuer": "http://localhost:18100"}
 
@@ -49,7 +49,7 @@ def rule(**changed: Any) -> dict[str, Any]:
     return {
         "repositories": ["**"],
         "predicates": ["https://stella-ops.example/**"],
-        "identities": [{"identity": IDENTITY, "issuer": ISSUER}],
+        "identities": [SIGNER],
         "maxCertificateMinutes": 10,
     } | changed
 

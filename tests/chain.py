@@ -20,8 +20,8 @@ from longseal.workspace import Workspace
 from tests.doubles.sigstore import IDENTITY, ISSUER, PREDICATE
 from tests.doubles.sigstore_v2 import SigstoreV2Double, Statement
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
-from tests.installation import Installation, seal
-from tests.retired import harvest_all, put_image
+from tests.installation import Installation, harvest_all, seal
+from tests.retired import put_image
 
 REPOSITORY: Final = "corp/app"
 FIRST: Final = datetime(2024, 5, 1, tzinfo=UTC)

@@ -1,6 +1,7 @@
 """Longseal installed in a folder: settings, and everything that they name."""
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -9,16 +10,72 @@ from typing import Any
 
 import yaml
 
+from longseal.harvest import Harvested, harvest, plan
 from longseal.registry.layout import LayoutRegistry
 from longseal.seal.reseal import Reseal
 from longseal.seal.signers.file import FileSigner
-from longseal.settings import load
+from longseal.settings import load, parse
 from longseal.workspace import Workspace, utc_now
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 ISSUER, IDENTITY = "http://localhost:18100", "ci@stella.example"
+SIGNER = {"issuer": ISSUER, "identity": IDENTITY}
 FILES_OF_RUNS = ("archive", "registry", "ship")
+
+
+def rule(
+    signer: Mapping[str, str],
+    predicates: str = "https://stella-ops.example/**",
+    repositories: str = "corp/*",
+) -> dict[str, Any]:
+    """A rule of the settings' policy."""
+    return {
+        "repositories": [repositories],
+        "predicates": [predicates],
+        "identities": [dict(signer)],
+    }
+
+
+def settings(signer: Mapping[str, str], /, **changes: Any) -> dict[str, Any]:
+    """What is in most settings files of tests: layouts under ``registry``, one worker.
+
+    :param signer: identity and issuer that may attest anything of ours in ``corp/*``
+    :param changes: top-level settings in place of these; None leaves one out
+    """
+    usual = {
+        "organisation": "stella.example",
+        "catalog": "sqlite:///catalog.db",
+        "archive": {"kind": "directory", "path": "archive"},
+        "trust": {"trusted_root": "trusted_root.json"},
+        "registries": [{"name": "exported", "layout": "registry"}],
+        "policy": [rule(signer)],
+        "signer": {"kind": "file", "path": "key.pem"},
+        "timestamps": [{"url": "http://127.0.0.1:1/", "certificates": "tsa.pem"}],
+        "harvest": {"workers": 1},
+    }
+    return {name: one for name, one in {**usual, **changes}.items() if one is not None}
+
+
+def opened(folder: Path, content: Any, clock: Callable[[], datetime] = utc_now) -> Workspace:
+    """The workspace of settings that would stand in ``folder``."""
+    for name in ("archive", "registry"):
+        (folder / name).mkdir(exist_ok=True)
+    return Workspace(parse(_written(content), folder / "longseal.yaml"), environ={}, clock=clock)
+
+
+def _written(content: Any) -> bytes:
+    # By way of JSON, since YAML would name what stands in it twice, and that is refused.
+    return yaml.safe_dump(json.loads(json.dumps(content)), sort_keys=False).encode()
+
+
+def harvest_all(workspace: Workspace) -> Harvested:
+    """Harvest whatever the registries have."""
+    batches, silent = plan(workspace)
+    total = Harvested(unreachable=dict(silent))
+    for batch in batches:
+        total.add(harvest(workspace, batch))
+    return total
 
 
 STEPS = ("freeze", "recheck", "sign", "timestamp", "log", "check", "publish")
@@ -55,19 +112,9 @@ class Installation:
 
     def write(self, **changes: Any) -> None:
         """Write the settings, with ``changes``."""
-        usual = {
-            "organisation": "stella.example",
-            "catalog": "sqlite:///catalog.db",
-            "archive": {"kind": "directory", "path": "archive"},
+        ours = {
             "trust": {"trusted_root": str(EXAMPLES / "trusted_root.json")},
-            "registries": [{"name": "exported", "layout": "registry"}],
-            "policy": [
-                {
-                    "repositories": ["corp/*"],
-                    "predicates": ["https://stella-ops.example/**"],
-                    "identities": [{"issuer": ISSUER, "identity": IDENTITY}],
-                }
-            ],
+            "harvest": None,
             "signer": {"kind": "file", "path": "org.pem"},
             "timestamps": [
                 {"url": self.authority.url, "certificates": str(self.authority.chain_path)}
@@ -76,10 +123,14 @@ class Installation:
                 {"name": "ship", "kind": "volume", "path": "ship", "repositories": ["corp/*"]}
             ],
         }
-        found = {name: one for name, one in {**usual, **changes}.items() if one is not None}
-        # By way of JSON, since YAML would name what stands in it twice, and that is refused.
-        plain = json.loads(json.dumps(found))
-        self.config.write_text(yaml.safe_dump(plain, sort_keys=False))
+        self.config.write_bytes(_written(settings(SIGNER, **{**ours, **changes})))
+
+    def copy(self, folder: Path) -> "Installation":
+        """The same, as it is now, in another folder."""
+        shutil.copytree(self.folder, folder)
+        copy = object.__new__(Installation)
+        copy.folder, copy.authority, copy.changes = folder, self.authority, self.changes
+        return copy
 
     def workspace(self, clock: Callable[[], datetime] = utc_now) -> Workspace:
         return Workspace(load(self.config, {}), clock=clock)

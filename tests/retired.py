@@ -2,15 +2,13 @@
 
 from datetime import UTC, datetime
 
-from longseal import harvest
 from longseal.canonical import canonical_json, digest_of, timestamp
 from longseal.registry.attach import EMPTY, attach
 from longseal.registry.interface import Descriptor, Manifest
 from longseal.registry.model import EMPTY_CONFIG, OCI_MANIFEST
 from longseal.seal.bundle import MEDIA_TYPE
-from longseal.workspace import Workspace
 from tests.doubles.sigstore import IDENTITY, ISSUER, SigstoreDouble
-from tests.installation import Installation, seal
+from tests.installation import Installation, harvest_all, seal
 
 REPOSITORY = "corp/old"
 SIGNED_AT = datetime(2023, 5, 1, tzinfo=UTC)
@@ -63,12 +61,6 @@ def put_image(installation: Installation, repository: str, at: datetime) -> tupl
         repository, Manifest(digest, OCI_MANIFEST, image), f"v{at:%Y-%m-%d}"
     )
     return digest, Descriptor(OCI_MANIFEST, digest, len(image))
-
-
-def harvest_all(workspace: Workspace) -> None:
-    """Harvest whatever the registries have."""
-    for batch in harvest.plan(workspace)[0]:
-        harvest.harvest(workspace, batch)
 
 
 def retire(installation: Installation) -> str:

@@ -30,6 +30,9 @@ from longseal.workspace import Workspace
 
 ACCEPTED: Final = (Outcome.VERIFIED.value, Outcome.IGNORED.value)
 
+MAX_SHOWN: Final = 10_000
+"""Most changes that are told one by one; all are counted."""
+
 _CASES: Final = 32
 """Attestations handed to a verifying process at once."""
 
@@ -68,38 +71,36 @@ class Change:
 class Outcomes:
     """How judging again went; of a change no more is kept than is shown, for there may be many.
 
-    :param changes: each as :meth:`Change.to_json` has it
+    :param counts: changes by what became of what, as ``verified to rejected``
+    :param changes: the first :data:`MAX_SHOWN`, each as :meth:`Change.to_json` has it
     :param accepted: rows whose new leaf is verified or ignored
     :param restored: rows that were set aside and hold after all, with the leaf that they have
     :param missing: rows whose leaf is not in the pack that they name: nothing is known of them
     """
 
     judged: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
     changes: list[dict[str, Any]] = field(default_factory=list)
     packs: list[str] = field(default_factory=list)
     accepted: list[int] = field(default_factory=list)
     restored: list[int] = field(default_factory=list)
     missing: int = 0
 
-    @property
-    def counts(self) -> dict[str, int]:
-        """Changes by what became of what, as ``verified to rejected``."""
-        pairs = ((one["from"]["verdict"], one["to"]["verdict"]) for one in self.changes)
-        return dict(sorted(Counter(f"{before} to {after}" for before, after in pairs).items()))
-
     def add(self, part: _Judged) -> None:
         """Count one pack in."""
         self.judged += part.count
         self.missing += part.missing
-        self.changes += [one.to_json() for one in part.changes]
+        self.counts.update(f"{one.held} to {one.after.verdict}" for one in part.changes)
+        shown = part.changes[: MAX_SHOWN - len(self.changes)]
+        self.changes += [one.to_json() for one in shown]
         self.accepted += [one.row for one in part.changes if one.after.verdict in ACCEPTED]
 
     def to_json(self) -> dict[str, Any]:
         """One JSON document."""
         return {
             "judged": self.judged,
-            "changed": len(self.changes),
-            "counts": self.counts,
+            "changed": self.counts.total(),
+            "counts": dict(sorted(self.counts.items())),
             "missing": self.missing,
             "packs": self.packs,
             "changes": self.changes,
@@ -253,7 +254,7 @@ def _apply(workspace: Workspace, packs: Sequence[str], wanted: Callable[[Row], b
                 "trust": digest_of(trust),
                 "policy": digest_of(policy),
                 "judged": found.judged,
-                "counts": found.counts,
+                "counts": dict(found.counts),
                 "packs": found.packs,
             },
         )

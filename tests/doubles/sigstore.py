@@ -24,6 +24,7 @@ from longseal.canonical import timestamp
 
 IDENTITY = "ci@stella.example"
 ISSUER = "https://issuer.example"
+SIGNER = {"identity": IDENTITY, "issuer": ISSUER}
 PREDICATE = "https://stella-ops.example/sbom-delta/v1"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 
@@ -191,8 +192,6 @@ class SigstoreDouble:
 
     def _entry(self, body: bytes, integrated: int, kind: str) -> dict[str, Any]:
         root = hashlib.sha256(b"\0" + body).digest()
-        note = f"log.example\n1\n{_b64(root)}\n"
-        signed = self._log.id[:4] + self._log.key.sign(note.encode(), _SHA256)
         promised = rfc8785.dumps(
             {
                 "body": _b64(body),
@@ -211,10 +210,16 @@ class SigstoreDouble:
             "inclusionProof": {
                 "rootHash": _b64(root),
                 "treeSize": "1",
-                "checkpoint": {"envelope": f"{note}\n\u2014 log.example {_b64(signed)}\n"},
+                "checkpoint": {"envelope": self.checkpoint(1, root)},
             },
             "canonicalizedBody": _b64(body),
         }
+
+    def checkpoint(self, size: int, root: bytes) -> str:
+        """The log's signed head of a tree."""
+        note = f"log.example\n{size}\n{_b64(root)}\n"
+        signed = self._log.id[:4] + self._log.key.sign(note.encode(), _SHA256)
+        return f"{note}\n\u2014 log.example {_b64(signed)}\n"
 
     def _certificate(
         self,

@@ -8,10 +8,9 @@ import pytest
 from longseal.archive import prune
 from longseal.archive.restore import restore
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
-from tests.installation import Installation, seal
+from tests.installation import Installation, harvest_all, seal
 from tests.lab import PREDICATE_TYPES, Lab
 from tests.lab.registries import Registry
-from tests.retired import harvest_all
 
 REPOSITORY = "corp/restored"
 

@@ -50,7 +50,7 @@ class LongsealJudgeOperator(LongsealOperator):
             self.log.warning("%d rows of the catalog name leaves that no pack has", found.missing)
         return {
             "judged": found.judged,
-            "counts": found.counts,
+            "counts": dict(found.counts),
             "missing": found.missing,
             "ending": ending,
         }

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -11,11 +11,11 @@ from typing import Any
 import jsonschema
 import pytest
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
-from tests.installation import EXAMPLES, Installation
+from tests.installation import EXAMPLES, Installation, harvest_all
 
-from longseal import harvest
 from longseal.seal.ceremony import Ceremony
 from longseal.seal.statement import Statement
+from longseal.workspace import Workspace
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 
@@ -53,20 +53,25 @@ def harvested_once(
     folder = tmp_path_factory.mktemp("harvested")
     installation = Installation(folder, authority)
     shutil.copytree(EXAMPLES / "registry", folder / "registry", dirs_exist_ok=True)
-    workspace = installation.workspace()
-    for batch in harvest.plan(workspace)[0]:
-        harvest.harvest(workspace, batch)
+    harvest_all(installation.workspace())
     return installation
 
 
 @pytest.fixture
 def harvested(harvested_once: Installation, tmp_path: Path) -> Installation:
     """The examples' 20 images, harvested: 100 verified attestations, nothing sealed yet."""
-    folder = tmp_path / "installation"
-    shutil.copytree(harvested_once.folder, folder)
-    copy = object.__new__(Installation)
-    copy.folder, copy.authority, copy.changes = folder, harvested_once.authority, {}
-    return copy
+    return harvested_once.copy(tmp_path / "installation")
+
+
+@pytest.fixture
+def under(harvested: Installation) -> Callable[..., Workspace]:
+    """The harvested installation under other rules."""
+
+    def write(*rules: dict[str, Any]) -> Workspace:
+        harvested.write(policy=list(rules))
+        return harvested.workspace()
+
+    return write
 
 
 @cache

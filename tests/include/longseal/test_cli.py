@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.doubles.timestamp_authority import TimestampAuthorityDouble
 from tests.installation import EXAMPLES, IDENTITY, ISSUER, Installation
 
+from longseal.canonical import digest_of
 from longseal.cli import main
 from longseal.seal.keys import fingerprint
 from longseal.seal.organisation import organisation_key
@@ -41,6 +43,25 @@ def test_the_main_job_by_command(harvested: Installation, capsys: Capture) -> No
     public = str(harvested.folder / "ship/site/org.pub")
     assert main(["verify", str(sealed), "--key", public]) == 0
     assert "100 attestations" in capsys.readouterr().out
+
+
+def test_trust_material_that_has_ended_is_a_finding_of_the_harvest(
+    tmp_path: Path, authority: TimestampAuthorityDouble, capsys: Capture
+) -> None:
+    installation = Installation(tmp_path / "installation", authority)
+    root = json.loads((EXAMPLES / "trusted_root.json").read_bytes())
+    root["timestampAuthorities"][0]["validFor"]["end"] = "2024-06-01T00:00:00Z"
+    (installation.folder / "root.json").write_text(json.dumps(root))
+    installation.write(trust={"trusted_root": "root.json"})
+    code, found = run(capsys, "harvest", "--config", str(installation.config))
+    assert (code, found["trust"]) == (
+        1,
+        {
+            "root": digest_of((installation.folder / "root.json").read_bytes()),
+            "ending": ["every timestamp authority has ended"],
+            "failed": None,
+        },
+    )
 
 
 def test_what_a_directory_does_not_enforce_is_a_finding(

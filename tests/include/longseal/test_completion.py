@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from tests.attestations import policy
 from tests.doubles.rekor_v1 import RekorV1Double, recorded
-from tests.doubles.sigstore import IDENTITY, ISSUER, SigstoreDouble
+from tests.doubles.sigstore import IDENTITY, ISSUER, SIGNER, SigstoreDouble
+from tests.installation import opened, settings
 
 from longseal.archive.leaf import Leaf, Signer
 from longseal.archive.pack import Evidence, load_pack, store_pack, write_pack
@@ -25,7 +25,6 @@ from longseal.registry.attach import attach
 from longseal.registry.interface import Descriptor, Manifest
 from longseal.registry.layout import LayoutRegistry
 from longseal.registry.model import EMPTY_CONFIG, OCI_MANIFEST
-from longseal.settings import parse
 from longseal.verify.engine import Engine, Outcome
 from longseal.verify.formats import may_lack_proof
 from longseal.verify.pool import Case, judge
@@ -47,29 +46,9 @@ class Place:
     root: bytes
 
     def workspace(self, **changes: Any) -> Workspace:
-        for name in ("archive", "registry"):
-            (self.folder / name).mkdir(exist_ok=True)
         (self.folder / "trusted_root.json").write_bytes(self.root)
-        content = {
-            "organisation": "stella.example",
-            "catalog": f"sqlite:///{self.folder}/catalog.db",
-            "archive": {"kind": "directory", "path": "archive"},
-            "trust": {"trusted_root": "trusted_root.json"},
-            "registries": [{"name": "exported", "layout": "registry"}],
-            "policy": [
-                {
-                    "repositories": ["corp/*"],
-                    "predicates": ["https://stella-ops.example/**"],
-                    "identities": [{"issuer": ISSUER, "identity": IDENTITY}],
-                }
-            ],
-            "signer": {"kind": "file", "path": "key.pem"},
-            "timestamps": [{"url": "http://127.0.0.1:1/", "certificates": "tsa.pem"}],
-            "complete_proofs": {"url": self.log.url},
-        } | changes
-        given = {name: value for name, value in content.items() if value is not None}
-        settings = parse(yaml.safe_dump(given).encode(), self.folder / "longseal.yaml")
-        return Workspace(settings, environ={}, clock=lambda: FOUND)
+        content = settings(SIGNER, **{"complete_proofs": {"url": self.log.url}, **changes})
+        return opened(self.folder, content, lambda: FOUND)
 
     def complete(self) -> Completed:
         found = complete(self.workspace())
@@ -336,6 +315,36 @@ def test_a_proof_that_does_not_hold_is_not_stored(
     assert list(found.failed) == [digest_of(promised)]
     assert (found.completed, found.packs) == (0, [])
     assert place.kept()[0].leaf.material == ()
+
+
+def in_a_tree_of_four(entry: dict[str, Any], sigstore: SigstoreDouble) -> dict[str, Any]:
+    """The same entry in a larger tree, whose path for a tree of three would be as long."""
+    first = sha256_of(b"\0", base64.b64decode(entry["canonicalizedBody"]))
+    second, others = sha256_of(b"second"), sha256_of(b"third and fourth")
+    root = sha256_of(b"\1", sha256_of(b"\1", first, second), others)
+    checkpoint = sigstore.checkpoint(4, root)
+    proof = {
+        "checkpoint": {"envelope": checkpoint},
+        "hashes": [base64.b64encode(one).decode() for one in (second, others)],
+        "rootHash": base64.b64encode(root).decode(),
+        "treeSize": "4",
+    }
+    return {**entry, "inclusionProof": proof}
+
+
+def sha256_of(*parts: bytes) -> bytes:
+    return bytes.fromhex(sha256_hex(b"".join(parts)))
+
+
+@pytest.mark.parametrize(("size", "completed"), [("4", 1), ("3", 0)])
+def test_a_proof_is_for_a_tree_of_the_size_that_the_log_signed(
+    place: Place, whole: bytes, sigstore: SigstoreDouble, size: str, completed: int
+) -> None:
+    place.keep(without_proof(whole))
+    entry = in_a_tree_of_four(entry_of(whole), sigstore)
+    entry["inclusionProof"]["treeSize"] = size
+    place.log.answers[0] = recorded(entry)
+    assert place.complete().completed == completed
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from cryptography import x509
 from tests.attestations import LAB_SIGNER, read_layouts
 from tests.doubles.registry import RegistryDouble
 from tests.doubles.sigstore import IDENTITY, ISSUER, PREDICATE, SigstoreDouble
+from tests.installation import harvest_all, opened, settings
 from tests.processes import run_together
 
 import longseal.harvest
@@ -39,7 +40,6 @@ from longseal.harvest import (
     Tally,
     _chunks,
     _Kept,
-    harvest,
     plan,
 )
 from longseal.registry.attach import attach, attachment_manifest, detach
@@ -52,7 +52,6 @@ from longseal.registry.model import (
     OCI_MANIFEST,
     fallback_tag,
 )
-from longseal.settings import parse
 from longseal.verify.statement import IMAGE_SIGNATURE
 from longseal.workspace import Workspace
 
@@ -79,9 +78,8 @@ class Place:
 
     def open(self, hours: float = 0) -> Workspace:
         """As a task sees it that starts this many hours later."""
-        settings = parse(yaml.safe_dump(self.content).encode(), self.folder / "longseal.yaml")
         now = START + timedelta(hours=hours)
-        return Workspace(settings, environ={}, clock=lambda: now)
+        return opened(self.folder, self.content, lambda: now)
 
     def harvest(self, hours: float = 0) -> Harvested:
         return harvest_all(self.open(hours))
@@ -91,36 +89,10 @@ class Place:
         return {str(path.relative_to(self.folder)): path.read_bytes() for path in files}
 
 
-def harvest_all(workspace: Workspace) -> Harvested:
-    batches, silent = plan(workspace)
-    total = Harvested(unreachable=dict(silent))
-    for batch in batches:
-        total.add(harvest(workspace, batch))
-    return total
-
-
 def make_place(folder: Path, root: bytes, signer: dict[str, str], **changed: Any) -> Place:
-    for name in ("registry", "archive"):
-        (folder / name).mkdir(parents=True)
+    folder.mkdir(exist_ok=True)
     (folder / "trusted_root.json").write_bytes(root)
-    content = {
-        "organisation": "stella.example",
-        "catalog": f"sqlite:///{folder}/catalog.db",
-        "archive": {"kind": "directory", "path": "archive"},
-        "trust": {"trusted_root": "trusted_root.json"},
-        "registries": [{"name": "exported", "layout": "registry"}],
-        "policy": [
-            {
-                "repositories": ["corp/*"],
-                "predicates": ["https://stella-ops.example/**"],
-                "identities": [signer],
-            }
-        ],
-        "signer": {"kind": "file", "path": "key.pem"},
-        "timestamps": [{"url": "http://127.0.0.1:1/", "certificates": "tsa.pem"}],
-        "harvest": {"workers": 2},
-    }
-    return Place(folder, content | changed)
+    return Place(folder, settings(signer, **{"harvest": {"workers": 2}, **changed}))
 
 
 @pytest.fixture

@@ -9,22 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from tests.attestations import older_annotations
 from tests.doubles.sigstore import IDENTITY, ISSUER, SigstoreDouble
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
-from tests.installation import Installation, seal
+from tests.installation import Installation, harvest_all, opened, rule, seal, settings
 
 from longseal.archive.pack import load_pack
 from longseal.canonical import digest_of, parse_object
 from longseal.catalog.models import Evidence
-from longseal.harvest import Harvested, Tally, harvest, plan
+from longseal.harvest import Tally, harvest, plan
 from longseal.mirror.delivery import deliver, target_of
 from longseal.mirror.plan import plan as mirror_plan
 from longseal.registry.interface import Manifest
 from longseal.registry.layout import LayoutRegistry
 from longseal.registry.model import EMPTY_CONFIG, OCI_MANIFEST
-from longseal.settings import parse
 from longseal.verify.engine import Engine
 from longseal.verify.image import Expectations, verify_image
 from longseal.verify.policy import Policy
@@ -43,30 +41,18 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file, delimiter="\t") if row["type"] == "oci-case"]
 
 
-def opened(folder: Path, row: dict[str, str], bundles: Path) -> Workspace:
+def case_of(folder: Path, row: dict[str, str], bundles: Path) -> Workspace:
     """The layout of ``row`` as a registry, under a policy that takes the row's signer alone."""
     shutil.copytree(
         bundles / row["path"], folder / "registry" / REPOSITORY, copy_function=shutil.copyfile
     )
-    (folder / "archive").mkdir()
-    settings = {
-        "organisation": "stella.example",
-        "catalog": f"sqlite:///{folder}/catalog.db",
-        "archive": {"kind": "directory", "path": "archive"},
-        "trust": {"trusted_root": str(bundles / row["trusted_root"])},
-        "registries": [{"name": "exported", "layout": "registry"}],
-        "policy": [
-            {
-                "repositories": [REPOSITORY],
-                "predicates": ["https://**"],
-                "identities": [{"identity": row["identity"], "issuer": row["issuer"]}],
-            }
-        ],
-        "signer": {"kind": "file", "path": "key.pem"},
-        "timestamps": [{"url": "http://127.0.0.1:1/", "certificates": "tsa.pem"}],
-        "harvest": {"workers": 1},
-    }
-    return Workspace(parse(yaml.safe_dump(settings).encode(), folder / "longseal.yaml"))
+    signer = {"identity": row["identity"], "issuer": row["issuer"]}
+    content = settings(
+        signer,
+        trust={"trusted_root": str(bundles / row["trusted_root"])},
+        policy=[rule(signer, "https://**", REPOSITORY)],
+    )
+    return opened(folder, content)
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +62,8 @@ def harvested(
     """By case, its row and the evidence of the attachment that the row speaks of."""
     found = {}
     for row in rows_of(sigstore_bundles):
-        workspace = opened(tmp_path_factory.mktemp(row["id"]), row, sigstore_bundles)
-        for batch in plan(workspace)[0]:
-            assert not harvest(workspace, batch).unreachable
+        workspace = case_of(tmp_path_factory.mktemp(row["id"]), row, sigstore_bundles)
+        assert not harvest_all(workspace).unreachable
         (image,) = {one.image for one in workspace.catalog.evidence()}
         tag = image.replace(":", "-") + PLACES[row["content"]]
         manifest = workspace.registry("exported").resolve(REPOSITORY, tag)
@@ -167,8 +152,7 @@ def test_an_older_attestation_is_sealed_after_it_was_judged_again_from_the_pack(
         copy_function=shutil.copyfile,
     )
     workspace = installation.workspace()
-    for batch in plan(workspace)[0]:
-        assert harvest(workspace, batch).total == Tally(found=2, verified=1, ignored=1)
+    assert harvest_all(workspace).total == Tally(found=2, verified=1, ignored=1)
     assert seal(workspace, "r-older").sealed is not None
     (evidence,) = (one for one in workspace.catalog.evidence() if one.verdict == "verified")
     report = verify(Given(evidence.bundle), lambda: workspace)
@@ -197,10 +181,10 @@ def test_an_attestation_that_older_cosign_adds_makes_none_vanish(
     layers = [_older_layer(registry, bundle) for bundle in bundles]
     before = _stored(registry, layers[:1], tag)
     workspace = installation.workspace()
-    assert _harvested(workspace) == Tally(found=1, verified=1)
+    assert harvest_all(workspace).total == Tally(found=1, verified=1)
     after = _stored(registry, layers, tag)
-    assert _harvested(workspace) == Tally(found=1, verified=2)
-    assert _harvested(workspace) == Tally(found=1, known=1)
+    assert harvest_all(workspace).total == Tally(found=1, verified=2)
+    assert harvest_all(workspace).total == Tally(found=1, known=1)
     assert {row.state for row in workspace.catalog.images()} == {"whole"}
 
     registry.delete_manifest(REPOSITORY, before)
@@ -219,14 +203,7 @@ def test_an_attestation_that_older_cosign_adds_makes_none_vanish(
     assert deliver(workspace, site, [shipment]).copied.blobs_sent == 0
 
     _stored(registry, layers[1:], tag)
-    assert _harvested(workspace).vanished == 2, "the first attestation is in no manifest now"
-
-
-def _harvested(workspace: Workspace) -> Tally:
-    total = Harvested()
-    for batch in plan(workspace)[0]:
-        total.add(harvest(workspace, batch))
-    return total.total
+    assert harvest_all(workspace).total.vanished == 2, "the first attestation is in no manifest now"
 
 
 def _older_layer(registry: LayoutRegistry, bundle: bytes) -> dict[str, Any]:

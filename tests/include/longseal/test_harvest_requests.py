@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from tests.doubles.registry import Failure, RegistryDouble, image
-from tests.doubles.sigstore import IDENTITY, ISSUER, SigstoreDouble
+from tests.doubles.sigstore import SIGNER, SigstoreDouble
+from tests.installation import harvest_all, opened, settings
 
 from longseal.canonical import parse_object
-from longseal.harvest import Harvested, Tally, harvest, plan
+from longseal.harvest import Harvested, Tally
 from longseal.mirror.plan import plan as plan_mirror
 from longseal.registry.model import OCI_INDEX, fallback_tag
-from longseal.settings import parse
 from longseal.workspace import Workspace
 
 START = datetime(2026, 11, 25, tzinfo=UTC)
@@ -36,47 +35,20 @@ class Shop:
     """Repositories of attachments alone."""
 
     def workspace(self, hours: float = 0) -> Workspace:
-        settings = {
-            "organisation": "stella.example",
-            "catalog": f"sqlite:///{self.folder}/catalog.db",
-            "archive": {"kind": "directory", "path": "archive"},
-            "trust": {"trusted_root": "trusted_root.json"},
-            "registries": [
-                {
-                    "name": "main",
-                    "url": self.server.url,
-                    "repositories": [APP],
-                    "attachment_repositories": list(self.apart),
-                }
-            ],
-            "policy": [
-                {
-                    "repositories": ["corp/*"],
-                    "predicates": ["https://stella-ops.example/**"],
-                    "identities": [{"identity": IDENTITY, "issuer": ISSUER}],
-                }
-            ],
-            "signer": {"kind": "file", "path": "key.pem"},
-            "timestamps": [{"url": "http://127.0.0.1:1/", "certificates": "tsa.pem"}],
-            "sites": [
-                {"name": "ship", "kind": "volume", "path": "ship", "repositories": ["corp/*"]}
-            ],
-            "harvest": {"workers": 1},
+        main = {
+            "name": "main",
+            "url": self.server.url,
+            "repositories": [APP],
+            "attachment_repositories": list(self.apart),
         }
+        ship = {"name": "ship", "kind": "volume", "path": "ship", "repositories": ["corp/*"]}
         now = START + timedelta(hours=hours)
-        path = self.folder / "longseal.yaml"
-        return Workspace(
-            parse(yaml.safe_dump(settings).encode(), path), environ={}, clock=lambda: now
-        )
+        return opened(self.folder, settings(SIGNER, registries=[main], sites=[ship]), lambda: now)
 
     def harvest(self, hours: float = 0) -> tuple[Harvested, Counter[tuple[str, str]]]:
         """Harvest; the requests by method and kind."""
         self.server.requests.clear()
-        workspace, total = self.workspace(hours), Harvested()
-        batches, silent = plan(workspace)
-        assert not silent
-        for batch in batches:
-            total.add(harvest(workspace, batch))
+        total = harvest_all(self.workspace(hours))
         asked = [(one.method, one.path) for one in self.server.requests]
         return total, Counter((method, path.split("/")[4]) for method, path in asked)
 
@@ -106,7 +78,6 @@ def sigstore() -> SigstoreDouble:
 
 @pytest.fixture
 def shop(tmp_path: Path, sigstore: SigstoreDouble) -> Iterator[Shop]:
-    (tmp_path / "archive").mkdir()
     (tmp_path / "trusted_root.json").write_bytes(sigstore.trusted_root())
     with RegistryDouble() as server:
         yield Shop(tmp_path, server, sigstore)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from tests.doubles.sigstore import IDENTITY, ISSUER, SigstoreDouble
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
-from tests.installation import Installation, seal
+from tests.installation import Installation, opened, rule, seal, settings
 from tests.retired import REPOSITORY, retire
 
 from longseal.archive import prune
@@ -49,25 +49,14 @@ def workspace(tmp_path: Path, sigstore: SigstoreDouble) -> Workspace:
 
 
 def make_workspace(folder: Path, root: Path, **signer: str) -> Workspace:
-    (folder / "archive").mkdir()
-    settings = {
-        "organisation": "stella.example",
-        "catalog": f"sqlite:///{folder}/catalog.db",
-        "archive": {"kind": "directory", "path": "archive"},
-        "trust": {"trusted_root": str(root)},
-        "registries": [{"name": "exported", "layout": "registry"}],
-        "policy": [
-            {"repositories": ["corp/*"], "predicates": ["https://**"], "identities": [signer]}
-        ],
-        "signer": {"kind": "file", "path": "key.pem"},
-        "timestamps": [{"url": "http://127.0.0.1:1/", "certificates": "tsa.pem"}],
-        "harvest": {"workers": 1},
-    }
-    (folder / "registry").mkdir()
+    content = settings(
+        signer, trust={"trusted_root": str(root)}, policy=[rule(signer, "https://**")]
+    )
     for name in ("key.pem", "tsa.pem"):
         (folder / name).touch()
-    (folder / "longseal.yaml").write_text(yaml.safe_dump(settings))
-    return Workspace(parse(yaml.safe_dump(settings).encode(), folder / "longseal.yaml"))
+    # The command reads it from there.
+    (folder / "longseal.yaml").write_text(yaml.safe_dump(content))
+    return opened(folder, content)
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Stored evidence judged again: what changes, what does not, and what a seal makes of it."""
 
+import gc
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -9,11 +11,12 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.installation import IDENTITY, ISSUER, Installation, seal
+from tests.installation import IDENTITY, ISSUER, SIGNER, Installation, harvest_all, rule, seal
 
 from longseal import harvest, judgement
+from longseal.archive.interface import Archive
 from longseal.archive.leaf import Leaf
-from longseal.archive.pack import load_pack
+from longseal.archive.pack import Evidence, load_pack
 from longseal.canonical import canonical_json, digest_of, sha256_hex
 from longseal.catalog.catalog import Catalog
 from longseal.errors import SettingsError, VerificationError
@@ -26,24 +29,9 @@ from longseal.verify.engine import Judgement, Outcome
 from longseal.verify.policy import Reason
 from longseal.workspace import Workspace
 
-RULE: dict[str, Any] = {
-    "repositories": ["corp/*"],
-    "predicates": ["https://stella-ops.example/**"],
-    "identities": [{"issuer": ISSUER, "identity": IDENTITY}],
-}
+RULE = rule(SIGNER)
 OTHER = {**RULE, "identities": [{"issuer": ISSUER, "identity": "cd@stella.example"}]}
 SBOM = "https://stella-ops.example/sbom-delta/v1"
-
-
-@pytest.fixture
-def under(harvested: Installation) -> Callable[..., Workspace]:
-    """The harvested installation under other rules."""
-
-    def write(*rules: dict[str, Any]) -> Workspace:
-        harvested.write(policy=list(rules))
-        return harvested.workspace()
-
-    return write
 
 
 def leaves(workspace: Workspace) -> list[Leaf]:
@@ -180,6 +168,43 @@ def test_a_change_of_policy_moves_evidence_both_ways_and_downloads_nothing(
     assert wide.catalog.counts() == {"verified": 100}
     assert judgement.apply(under(RULE)).judged == 0
     assert [one.action for one in wide.ledger.walk()].count("judgement.changed") == 2
+
+
+def test_of_many_changes_all_are_counted_and_so_many_are_told(
+    under: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judgement, "MAX_SHOWN", 3)
+    told = judgement.apply(under(OTHER)).to_json()
+    assert (told["changed"], told["counts"]) == (100, {"verified to rejected": 100})
+    assert len(told["changes"]) == 3
+    assert under(OTHER).catalog.counts() == {"rejected": 100}
+
+
+def test_packs_are_judged_one_after_the_other_and_none_is_held_on_to(
+    harvested: Installation,
+    under: Callable[..., Workspace],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An archive may hold millions: of no more than two packs is anything in memory at once."""
+    monkeypatch.setattr("longseal.harvest._CHUNK_MEMBERS", 10)
+    shutil.rmtree(harvested.folder / "archive")
+    (harvested.folder / "archive").mkdir()
+    for file in harvested.folder.glob("catalog.db*"):
+        file.unlink()
+    assert len(harvest_all(harvested.workspace()).packs) == 10
+    load = judgement.load_by_leaf
+    alive = []
+
+    def counted(archive: Archive, digest: str) -> dict[str, Evidence]:
+        items = load(archive, digest)
+        gc.collect()
+        alive.append(sum(isinstance(one, Evidence) for one in gc.get_objects()))
+        return items
+
+    monkeypatch.setattr(judgement, "load_by_leaf", counted)
+    workspace = under(OTHER)
+    assert judgement.apply(workspace).counts == {"verified to rejected": 100}
+    assert len(alive) == 10 and max(alive) <= 20
 
 
 def test_superseding_leaves_lie_in_packs_of_their_own_beside_the_bytes_as_found(

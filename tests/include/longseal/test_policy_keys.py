@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,14 +101,7 @@ def harvested_once(
 
 @pytest.fixture
 def harvested(harvested_once: Installation, tmp_path: Path) -> Installation:
-    folder = Path(shutil.copytree(harvested_once.folder, tmp_path / "installation"))
-    return replace_folder(harvested_once, folder)
-
-
-def replace_folder(installation: Installation, folder: Path) -> Installation:
-    copy = object.__new__(Installation)
-    copy.folder, copy.authority, copy.changes = folder, installation.authority, installation.changes
-    return copy
+    return harvested_once.copy(tmp_path / "installation")
 
 
 def signers(workspace: Workspace) -> set[Signer | None]:
@@ -186,7 +178,7 @@ def sealed_once(
     harvested_once: Installation, tmp_path_factory: pytest.TempPathFactory
 ) -> Installation:
     folder = tmp_path_factory.mktemp("sealed") / "installation"
-    copy = replace_folder(harvested_once, Path(shutil.copytree(harvested_once.folder, folder)))
+    copy = harvested_once.copy(folder)
     sealed(copy)
     return copy
 

@@ -28,15 +28,6 @@ def rule(predicate: str = ALL, repository: str = "corp/*", who: str = IDENTITY) 
 
 
 @pytest.fixture
-def under(harvested: Installation) -> Callable[..., Workspace]:
-    def write(*rules: dict[str, Any]) -> Workspace:
-        harvested.write(policy=list(rules))
-        return harvested.workspace()
-
-    return write
-
-
-@pytest.fixture
 def held(under: Callable[..., Workspace]) -> Workspace:
     """80 pieces that no rule speaks of, and 20 whose signer is another one."""
     workspace = under(rule(SBOM, who="cd@stella.example"))

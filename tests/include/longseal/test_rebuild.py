@@ -96,11 +96,7 @@ def lived_once(
 
 @pytest.fixture
 def lived(lived_once: Installation, tmp_path: Path) -> Installation:
-    folder = tmp_path / "installation"
-    shutil.copytree(lived_once.folder, folder)
-    copy = object.__new__(Installation)
-    copy.folder, copy.authority, copy.changes = folder, lived_once.authority, {}
-    return copy
+    return lived_once.copy(tmp_path / "installation")
 
 
 def rows_of(workspace: Workspace, name: str) -> list[tuple[Any, ...]]:

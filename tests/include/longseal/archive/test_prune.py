@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import update
 from tests.attestations import older_annotations
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
-from tests.installation import Installation, seal
-from tests.retired import REPOSITORY, SIGNED_AT, harvest_all, put_image, retire, trust_double
+from tests.installation import Installation, harvest_all, seal
+from tests.retired import REPOSITORY, SIGNED_AT, put_image, retire, trust_double
 
 from longseal.archive import prune
 from longseal.archive.records import record_files, record_line

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
-from tests.installation import Installation, seal
-from tests.retired import REPOSITORY, harvest_all, put_image, trust_double
+from tests.installation import Installation, harvest_all, seal
+from tests.retired import REPOSITORY, put_image, trust_double
 
 from longseal.archive import plan as planning
 from longseal.archive import prune
@@ -92,11 +92,7 @@ class Retired:
     plan: str
 
     def copy(self, folder: Path) -> "Retired":
-        shutil.copytree(self.installation.folder, folder)
-        copy = object.__new__(Installation)
-        copy.folder, copy.authority = folder, self.installation.authority
-        copy.changes = self.installation.changes
-        return Retired(copy, self.images, self.bundles, self.plan)
+        return Retired(self.installation.copy(folder), self.images, self.bundles, self.plan)
 
     def workspace(self) -> Workspace:
         return self.installation.workspace()

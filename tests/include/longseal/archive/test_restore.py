@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from tests.doubles.registry import RegistryDouble
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
-from tests.installation import Installation
-from tests.retired import REPOSITORY, harvest_all, retire
+from tests.installation import Installation, harvest_all
+from tests.retired import REPOSITORY, retire
 
 from longseal import rebuild
 from longseal.archive import prune

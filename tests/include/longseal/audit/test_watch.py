@@ -10,18 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from tests.doubles.sigstore import IDENTITY, ISSUER, SigstoreDouble
+from tests.doubles.sigstore import IDENTITY, ISSUER, SIGNER, SigstoreDouble
 from tests.doubles.tile_log import FileServer, TileLogDouble
+from tests.installation import harvest_all, opened, settings
 from tests.lab import PREDICATE_TYPES, Lab
 from tests.lab.registries import Registry
 
 from longseal.audit.watch import GRACE, Watched, watch
 from longseal.errors import LogError, SettingsError, UnsupportedError, VerificationError
-from longseal.harvest import harvest, plan
 from longseal.registry.attach import detach
 from longseal.seal.tiles import _path, read_entries
-from longseal.settings import parse
 from longseal.workspace import Workspace
 
 SIGNED = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -44,38 +42,11 @@ class Site:
         return found
 
     def workspace(self, at: datetime = LATER) -> Workspace:
-        content = settings(self.folder) | {
-            "log_watch": {"url": self.url, "origin": self.log.origin},
-        }
-        return opened(self.folder, content | self.changes, at)
+        log = {"url": self.url, "origin": self.log.origin}
+        return opened(self.folder, settings(SIGNER, log_watch=log) | self.changes, lambda: at)
 
     def states(self) -> list[Path]:
         return sorted((self.folder / "archive/log-watch").rglob("*.json"))
-
-
-def settings(folder: Path) -> dict[str, Any]:
-    return {
-        "organisation": "stella.example",
-        "catalog": f"sqlite:///{folder}/catalog.db",
-        "archive": {"kind": "directory", "path": "archive"},
-        "trust": {"trusted_root": "trusted_root.json"},
-        "registries": [{"name": "exported", "layout": "registry"}],
-        "policy": [
-            {
-                "repositories": ["corp/*"],
-                "predicates": ["https://stella-ops.example/**"],
-                "identities": [{"issuer": ISSUER, "identity": IDENTITY}],
-            }
-        ],
-        "signer": {"kind": "file", "path": "key.pem"},
-        "timestamps": [{"url": "http://127.0.0.1:1/", "certificates": "tsa.pem"}],
-        "harvest": {"workers": 1},
-    }
-
-
-def opened(folder: Path, content: dict[str, Any], at: datetime) -> Workspace:
-    document = yaml.safe_dump(json.loads(json.dumps(content))).encode()
-    return Workspace(parse(document, folder / "longseal.yaml"), environ={}, clock=lambda: at)
 
 
 @pytest.fixture
@@ -296,8 +267,7 @@ def test_a_state_that_was_changed_in_the_archive_is_refused(site: Site) -> None:
 
 
 def test_nothing_is_watched_where_no_log_is_named(site: Site) -> None:
-    content = settings(site.folder)
-    assert watch(opened(site.folder, content, LATER)) is None
+    assert watch(opened(site.folder, settings(SIGNER), lambda: LATER)) is None
 
 
 # -- tiles ---------------------------------------------------------------------------------------
@@ -334,19 +304,16 @@ def harvested(lab: Lab, registry: Registry, folder: Path) -> Iterator[Workspace]
     (folder / "archive").mkdir()
     (folder / "trusted_root.json").write_bytes(lab.trusted_root.read_bytes())
     with FileServer(lab.folder / "rekor") as server:
-        content = settings(folder) | {
-            "registries": [
+        content = settings(
+            {"issuer": lab.issuer, "identity": "watched@stella.example"},
+            registries=[
                 {"name": "lab", "url": registry.url, "repositories": ["corp/watched"]},
             ],
-            "log_watch": {"url": server.url, "origin": lab.rekor_origin},
-        }
-        content["policy"][0]["identities"] = [
-            {"issuer": lab.issuer, "identity": "watched@stella.example"}
-        ]
+            log_watch={"url": server.url, "origin": lab.rekor_origin},
+        )
         now = datetime.now(UTC) + GRACE
-        workspace = opened(folder, content, now)
-        for batch in plan(workspace)[0]:
-            assert harvest(workspace, batch).total.rejected == {}
+        workspace = opened(folder, content, lambda: now)
+        assert harvest_all(workspace).total.rejected == {}
         yield workspace
 
 

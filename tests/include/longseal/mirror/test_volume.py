@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 from tests.doubles.registry import RegistryDouble
-from tests.installation import Installation, seal
+from tests.installation import Installation, harvest_all, seal
 
-from longseal import harvest
 from longseal.canonical import parse_object
 from longseal.mirror.mirror import mirror
 from longseal.mirror.plan import plan
@@ -181,8 +180,7 @@ def test_a_new_seal_brings_a_new_inventory_that_names_the_one_before(
 def test_a_harvest_after_a_mirror_finds_nothing_new(shipped: Installation) -> None:
     before = shipped.files()
     workspace = shipped.workspace()
-    for batch in harvest.plan(workspace)[0]:
-        assert harvest.harvest(workspace, batch).total.known == 100
+    assert harvest_all(workspace).total.known == 100
     assert shipped.files() == before
 
 

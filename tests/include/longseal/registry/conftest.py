@@ -17,8 +17,6 @@ from tests.doubles.registry import RegistryDouble, Start
 
 from longseal.registry.distribution import DistributionRegistry
 
-LAYOUTS = Path(__file__).parents[5] / "shared" / "data" / "lab-layouts"
-
 
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Start]:
@@ -35,14 +33,6 @@ def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Start]:
             return server, DistributionRegistry("main", server.url, **settings)
 
         yield started
-
-
-@pytest.fixture
-def layouts() -> Path:
-    """The laboratory's layouts: twenty images with five attestations each."""
-    if not LAYOUTS.is_dir():
-        pytest.skip("the laboratory's layouts are not beside this repository")
-    return LAYOUTS
 
 
 @pytest.fixture

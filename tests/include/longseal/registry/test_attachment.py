@@ -150,8 +150,8 @@ def test_a_manifest_of_an_unknown_kind_is_unsupported(start: Start) -> None:
         fetch(registry, candidate(server.add_manifest(NAME, document), subject))
 
 
-def test_the_laboratorys_attestations_are_bundles(layouts: Path) -> None:
-    registry = LayoutRegistry("exported", layouts)
+def test_the_laboratorys_attestations_are_bundles(lab_layouts: Path) -> None:
+    registry = LayoutRegistry("exported", lab_layouts)
     kinds = []
     for repository in registry.repositories():
         tags = registry.tags(repository)

@@ -108,9 +108,9 @@ def test_an_empty_blob_is_copied(start: Start, tmp_path: Path) -> None:
 
 
 def test_a_registry_goes_into_a_volume_and_out_again(
-    layouts: Path, tmp_path: Path, start: Start
+    lab_layouts: Path, tmp_path: Path, start: Start
 ) -> None:
-    source = LayoutRegistry("exported", layouts)
+    source = LayoutRegistry("exported", lab_layouts)
     _, registry = start()
     volume = LayoutRegistry("volume", tmp_path)
     repository = "corp/a-svc0"
@@ -120,7 +120,7 @@ def test_a_registry_goes_into_a_volume_and_out_again(
         copy_manifest_tree(source, registry, repository, THERE, digest, tag)
         copy_manifest_tree(registry, volume, THERE, repository, digest, tag)
     assert volume.tags(repository) == registry.tags(THERE) == source.tags(repository)
-    names = {path.name for path in (layouts / repository / "blobs/sha256").iterdir()}
+    names = {path.name for path in (lab_layouts / repository / "blobs/sha256").iterdir()}
     assert {path.name for path in (tmp_path / repository / "blobs/sha256").iterdir()} == names
 
 

@@ -192,8 +192,8 @@ def test_the_same_answers_give_the_same_record(start: Start) -> None:
     assert b'"state":"whole"' in first
 
 
-def test_the_laboratorys_layouts_have_five_attestations_an_image(layouts: Path) -> None:
-    registry = LayoutRegistry("exported", layouts)
+def test_the_laboratorys_layouts_have_five_attestations_an_image(lab_layouts: Path) -> None:
+    registry = LayoutRegistry("exported", lab_layouts)
     images = 0
     for repository in registry.repositories():
         tags = registry.tags(repository)

@@ -45,8 +45,8 @@ def image(registry: LayoutRegistry) -> Manifest:
     return stored
 
 
-def test_the_laboratorys_layouts_are_read(layouts: Path) -> None:
-    registry = LayoutRegistry("exported", layouts)
+def test_the_laboratorys_layouts_are_read(lab_layouts: Path) -> None:
+    registry = LayoutRegistry("exported", lab_layouts)
     repositories = list(registry.repositories())
     assert repositories == [f"corp/a-svc{number}" for number in range(5)]
     images = {
@@ -56,7 +56,7 @@ def test_the_laboratorys_layouts_are_read(layouts: Path) -> None:
         if not tag.startswith("sha256-")
     }
     assert len(images) == 20 and all(images.values())
-    assert list(LayoutRegistry("x", layouts, ["corp/*-svc1", "**/none"]).repositories()) == [
+    assert list(LayoutRegistry("x", lab_layouts, ["corp/*-svc1", "**/none"]).repositories()) == [
         "corp/a-svc1"
     ]
 

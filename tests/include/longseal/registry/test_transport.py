@@ -99,6 +99,22 @@ def dripping(first: bytes, drop: bytes) -> Iterator[tuple[str, list[int]]]:
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 
+def test_clients_that_failed_together_do_not_come_back_together(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("longseal.registry.transport.time.sleep", waits.append)
+    server, registry = start(client={"retries": 3, "backoff": 1.0})
+    server.fail("tags", Failure(503))
+    for _ in range(2):
+        with pytest.raises(RegistryError):
+            registry.tags("corp/app")
+    first, second = waits[:3], waits[3:]
+    assert len(second) == 3 and not {*first} & {*second}
+    for tried, wait in [*enumerate(first), *enumerate(second)]:
+        assert 2**tried / 2 <= wait <= 2**tried
+
+
 @pytest.mark.parametrize(
     ("first", "drop"),
     [

@@ -11,12 +11,10 @@ from subprocess import CalledProcessError
 
 import pytest
 from tests.doubles.registry import RegistryDouble
-from tests.doubles.timestamp_authority import TimestampAuthorityDouble
 from tests.include.longseal.seal.substitution import key_that_fits
-from tests.installation import Installation, seal
+from tests.installation import Installation, harvest_all, seal
 from tests.lab import Lab
 from tests.proven import Proven
-from tests.retired import harvest_all
 
 from longseal import cli
 from longseal.audit.audit import audit
@@ -158,12 +156,10 @@ def test_of_two_seals_with_one_number_the_archive_takes_one(harvested: Installat
 
 
 def test_a_second_history_shows_when_one_site_sees_both(
-    harvested: Installation, authority: TimestampAuthorityDouble, tmp_path: Path
+    harvested: Installation, tmp_path: Path
 ) -> None:
     """A key holder keeps two archives: each alone holds together, and no two seals of them do."""
-    shutil.copytree(harvested.folder, tmp_path / "second")
-    second = object.__new__(Installation)
-    second.folder, second.authority, second.changes = tmp_path / "second", authority, {}
+    second = harvested.copy(tmp_path / "second")
     seal(harvested.workspace(), "r-one")
     seal(second.workspace(), "r-uno")
     histories = []

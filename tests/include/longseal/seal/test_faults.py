@@ -91,13 +91,6 @@ def one_image_once(
     return installation
 
 
-def copied(installation: Installation, to: Path) -> Installation:
-    shutil.copytree(installation.folder, to)
-    copy = object.__new__(Installation)
-    copy.folder, copy.authority, copy.changes = to, installation.authority, {}
-    return copy
-
-
 def claimed(installation: Installation) -> set[bytes]:
     """The messages of all statements that are claimed in the archive."""
     workspace = installation.workspace()
@@ -125,7 +118,7 @@ def test_a_run_killed_before_any_write_is_finished_by_the_next(
     before, writes = 0, 0
     while True:
         signed.clear()
-        installation = copied(one_image_once, tmp_path / str(before))
+        installation = one_image_once.copy(tmp_path / str(before))
         workspace = installation.workspace()
         archive = DyingArchive(installation.folder / "archive", before)
         workspace.__dict__["archive"] = archive

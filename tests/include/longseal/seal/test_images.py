@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
-from tests.installation import Installation, seal
-from tests.retired import REPOSITORY, harvest_all, put_image, trust_double
+from tests.installation import Installation, harvest_all, seal
+from tests.retired import REPOSITORY, put_image, trust_double
 
 from longseal.canonical import digest_of
 from longseal.registry.attach import attach

@@ -1,4 +1,3 @@
-import shutil
 from pathlib import Path
 
 import pytest
@@ -18,16 +17,12 @@ from longseal.verify.report import Report
 @pytest.fixture(scope="module")
 def proven_once(harvested_once: Installation, tmp_path_factory: pytest.TempPathFactory) -> Proven:
     """The proof of one attestation, in a seal that a later one renews."""
-    folder = tmp_path_factory.mktemp("proven") / "installation"
-    shutil.copytree(harvested_once.folder, folder)
-    installation = object.__new__(Installation)
-    installation.folder, installation.changes = folder, {}
-    installation.authority = harvested_once.authority
+    installation = harvested_once.copy(tmp_path_factory.mktemp("proven") / "installation")
     workspace = installation.workspace()
     seal(workspace, "r-one")
     seal(workspace, "r-two")
     digest = workspace.catalog.evidence()[3].bundle
-    (written,) = prove(workspace, digest, folder.parent / "proof")
+    (written,) = prove(workspace, digest, installation.folder.parent / "proof")
     return Proven.of(written, workspace)
 
 

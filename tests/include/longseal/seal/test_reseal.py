@@ -13,9 +13,8 @@ import pytest
 from sqlalchemy import create_engine, text
 from tests.doubles.kms import KmsDouble
 from tests.include.longseal.seal.forgery import a_leaf, write_row
-from tests.installation import Installation, seal
+from tests.installation import Installation, harvest_all, seal
 
-from longseal import harvest
 from longseal.archive.interface import Archive
 from longseal.archive.leaf import Leaf
 from longseal.archive.pack import Evidence, load_pack, store_pack, write_pack
@@ -319,9 +318,7 @@ def test_own_statements_are_no_evidence_for_the_next_harvest(harvested: Installa
     sign_images(workspace, sealed)
     attach_images(workspace, sealed)
     before = harvested.files()
-    again = harvested.workspace()
-    results = [harvest.harvest(again, batch) for batch in harvest.plan(again)[0]]
-    total = results[0].total
+    total = harvest_all(harvested.workspace()).total
     assert (total.found, total.known, total.unknown) == (100, 100, 0)
     assert harvested.files() == before
 

@@ -118,8 +118,6 @@ def test_cosign_verifies_a_seal_by_a_token(
 def test_cosign_verifies_a_seal_by_an_rsa_key_in_a_token(
     lab: Lab, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if softhsm.MODULE is None:
-        pytest.skip("libsofthsm2.so is not installed (apt-get install softhsm2)")
     monkeypatch.setenv("LONGSEAL_TEST_PIN", softhsm.PIN)
     with softhsm.softhsm(tmp_path / "softhsm") as hsm:
         hsm.token("rsa")

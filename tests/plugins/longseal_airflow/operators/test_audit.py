@@ -8,12 +8,11 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from sqlalchemy import update
 from tests.doubles.tile_log import FileServer, TileLogDouble
-from tests.installation import EXAMPLES, Installation
+from tests.installation import EXAMPLES, Installation, harvest_all
 from tests.plugins.conftest import Take
 
 from longseal.archive.pack import load_pack
 from longseal.catalog.models import Evidence
-from longseal.harvest import harvest, plan
 from longseal_airflow.operators.audit import (
     LongsealArchiveCheckOperator,
     LongsealAuditOperator,
@@ -25,8 +24,7 @@ from longseal_airflow.operators.audit import (
 def pack(installation: Installation) -> Path:
     """The one pack of a harvest."""
     workspace = installation.workspace()
-    for batch in plan(workspace)[0]:
-        harvest(workspace, batch)
+    harvest_all(workspace)
     (found,) = (installation.folder / "archive" / "packs").rglob("*.zip")
     return found
 

@@ -3,12 +3,10 @@ from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
-from tests.installation import Installation
+from tests.installation import Installation, harvest_all, seal
 from tests.plugins.conftest import Take, Taken
 
 from longseal.errors import RetryableError
-from longseal.harvest import harvest, plan
-from longseal.seal.reseal import Reseal
 from longseal_airflow.assets import DELIVERIES
 from longseal_airflow.operators import mirror
 from longseal_airflow.operators.mirror import (
@@ -25,11 +23,8 @@ SHIP = {**PLANT, "name": "ship", "path": "ship"}
 @pytest.fixture
 def sealed(installation: Installation) -> Installation:
     workspace = installation.workspace()
-    for batch in plan(workspace)[0]:
-        harvest(workspace, batch)
-    reseal = Reseal(workspace, "r-one")
-    for step in ("freeze", "recheck", "sign", "timestamp", "log", "check", "publish"):
-        getattr(reseal, step)()
+    harvest_all(workspace)
+    seal(workspace, "r-one")
     return installation
 
 

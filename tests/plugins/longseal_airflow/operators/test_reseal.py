@@ -4,11 +4,10 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
-from tests.installation import Installation, seal
+from tests.installation import Installation, harvest_all, seal
 from tests.plugins.conftest import Take, Taken, dag_run
 
 from longseal.errors import RetryableError, TimestampError
-from longseal.harvest import harvest, plan
 from longseal_airflow.assets import SEALS
 from longseal_airflow.operators.reseal import (
     LongsealAttachImageStatementsOperator,
@@ -41,8 +40,7 @@ STEPS = (
 @pytest.fixture
 def harvested(installation: Installation) -> Installation:
     workspace = installation.workspace()
-    for batch in plan(workspace)[0]:
-        harvest(workspace, batch)
+    harvest_all(workspace)
     return installation
 
 

@@ -41,6 +41,16 @@ def test_a_root_that_takes_away_what_evidence_rests_on_fails_at_once(
     assert take(LongsealJudgeOperator)["judged"] == 0
 
 
+def test_what_ends_soon_or_has_ended_is_in_the_result(
+    take: Take, installation: Installation
+) -> None:
+    (installation.folder / "root.json").write_bytes(shortened())
+    installation.write(trust={"trusted_root": "root.json"})
+    ended = ["every timestamp authority has ended"]
+    assert take(LongsealTrustOperator)["ending"] == ended
+    assert take(LongsealJudgeOperator)["ending"] == ended
+
+
 def test_a_repository_that_does_not_answer_is_tried_again(
     take: Take, installation: Installation
 ) -> None:
