@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from longseal import __version__
-from longseal.cli import archive, catalog, harvest, holds, judgement, seal, verify
+from longseal.cli import archive, catalog, harvest, holds, judgement, seal, site, verify
 from longseal.cli.command import FAILED, Verbs
 from longseal.errors import LongsealError
 
@@ -38,6 +38,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"longseal {__version__}")
     verbs = Verbs(parser)
-    for group in (harvest, judgement, seal, archive, catalog, holds, verify):
+    for group in (harvest, judgement, seal, archive, catalog, holds, site, verify):
         group.add(verbs)
     return parser

@@ -6,17 +6,15 @@ visible before all that it needs is there; a delivery that was cut off goes on w
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from longseal.canonical import digest_of
-from longseal.errors import ArchiveError, RegistryError, SettingsError
-from longseal.mirror.kit import KIT_TYPE, Kit
+from longseal.errors import RegistryError, SettingsError
+from longseal.mirror.folder import write_file
+from longseal.mirror.kit import KIT_REPOSITORY, KIT_TYPE, Kit
 from longseal.mirror.plan import Shipment
 from longseal.registry.artifact import File, artifact_manifest, put_artifact
 from longseal.registry.attach import list_in_fallback
@@ -30,9 +28,6 @@ from longseal.workspace import Workspace
 
 WORKERS: Final = 8
 """Images under way at once."""
-
-KIT_REPOSITORY: Final = "longseal-site"
-"""Where a site that is a registry finds the kit: one artifact, tagged ``latest``."""
 
 IMAGES: Final = "images"
 """The folder of a volume that holds one OCI image layout a repository."""
@@ -94,13 +89,13 @@ def deliver(workspace: Workspace, site: SiteSettings, shipments: Sequence[Shipme
     done = Delivered()
     with ThreadPoolExecutor(WORKERS) as pool:
 
-        def ship(shipment: Shipment) -> Copied | str:
+        def attempt(shipment: Shipment) -> Copied | str:
             try:
-                return _ship(sources[shipment.registry], target, shipment)
+                return ship(sources[shipment.registry], target, shipment)
             except RegistryError as err:
                 return str(err)
 
-        for shipment, result in zip(shipments, pool.map(ship, shipments), strict=True):
+        for shipment, result in zip(shipments, pool.map(attempt, shipments), strict=True):
             if isinstance(result, str):
                 done.failed[f"{shipment.repository}@{shipment.image}"] = result
             else:
@@ -109,11 +104,17 @@ def deliver(workspace: Workspace, site: SiteSettings, shipments: Sequence[Shipme
     return done
 
 
-def _ship(source: Registry, target: Registry, shipment: Shipment) -> Copied:
+def ship(source: Registry, target: Registry, shipment: Shipment) -> Copied:
+    """Bring one image with what hangs on it, and set its tags last.
+
+    :raises RegistryError: something is not there, or either side failed
+    """
     repository = shipment.repository
     copied = Copied()
     for digest in (shipment.image, *shipment.referrers):
         copied += copy_manifest_tree(source, target, repository, repository, digest, workers=1)
+        if isinstance(target, LayoutRegistry) and digest != shipment.image:
+            _require_listed(target, shipment, digest)
     known: set[str] = set()
     # A layout lists referrers by itself, and regctl reads only the fallback tag there.
     if not isinstance(target, LayoutRegistry):
@@ -132,6 +133,14 @@ def _ship(source: Registry, target: Registry, shipment: Shipment) -> Copied:
             target.put_manifest(repository, manifest, tag)
             copied += Copied(1, len(manifest.data))
     return copied
+
+
+def _require_listed(target: LayoutRegistry, shipment: Shipment, digest: str) -> None:
+    """A kill may have come between a referrer's file and its line in ``index.json``."""
+    known = target.referrers(shipment.repository, shipment.image)
+    if all(item.digest != digest for item in known):
+        manifest = _arrived(target, shipment.repository, digest)
+        target.put_manifest(shipment.repository, manifest)
 
 
 def _tag_older(source: Registry, target: Registry, shipment: Shipment) -> None:
@@ -158,34 +167,20 @@ def put_kit(workspace: Workspace, site: SiteSettings, kit: Kit) -> int:
     :returns: how many files were written
     """
     if isinstance(site, RegistrySiteSettings):
-        return _push_kit(workspace.site_registry(site), kit)
-    return sum(_write(site.path / "site" / name, data) for name, data in kit.files.items())
+        return push_kit(workspace.site_registry(site), kit.files)
+    return sum(write_file(site.path / "site" / name, data) for name, data in kit.files.items())
 
 
-def _push_kit(target: Registry, kit: Kit) -> int:
+def push_kit(target: Registry, kit: Mapping[str, bytes]) -> int:
+    """Store a kit's files, by name, as one artifact.
+
+    :returns: how many blobs and manifests were written
+    """
     files = [
         File(name, digest_of(data), len(data), "application/octet-stream")
-        for name, data in kit.files.items()
+        for name, data in kit.items()
     ]
     manifest = artifact_manifest(KIT_TYPE, files)
     if target.resolve(KIT_REPOSITORY, "latest") == manifest.digest:
         return 0
-    return put_artifact(target, KIT_REPOSITORY, "latest", manifest, files, kit.files.__getitem__)
-
-
-def _write(path: Path, data: bytes) -> bool:
-    """Write a file whole or not at all; the kit's last file is what makes the others count."""
-    try:
-        if path.is_file() and path.read_bytes() == data:
-            return False
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".longseal-")
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except OSError as err:
-        raise ArchiveError(f"{path} cannot be written: {err.strerror}") from err
-    return True
+    return put_artifact(target, KIT_REPOSITORY, "latest", manifest, files, kit.__getitem__)

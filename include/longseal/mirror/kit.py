@@ -13,15 +13,16 @@ Files of the kit, below ``site/`` of a volume:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
 
 from longseal.audit.ledger import Entry
-from longseal.canonical import canonical_json, digest_of, parse_object, timestamp
+from longseal.canonical import digest_of, parse_object, timestamp
 from longseal.catalog.models import Delivery
-from longseal.mirror.plan import Shipment
+from longseal.mirror.inventory import MAX_BYTES, Inventory, Item, Withdrawn
+from longseal.mirror.plan import Plan
 from longseal.seal.ceremony import Ceremony, seal_trusted_root
 from longseal.seal.key_history import history_files
 from longseal.seal.keys import public_pem
@@ -39,6 +40,9 @@ from longseal.settings import SiteSettings
 from longseal.workspace import Workspace
 
 KIT_TYPE: Final = "application/vnd.longseal.site.v1"
+KIT_REPOSITORY: Final = "longseal-site"
+"""Where a site that is a registry finds the kit: one artifact, tagged ``latest``."""
+
 INVENTORY: Final = "inventory.json"
 INVENTORY_BUNDLE: Final = "inventory.sigstore.json"
 ORGANISATION_KEY: Final = "org.pub"
@@ -63,60 +67,77 @@ class Kit:
     key_operations: int
 
 
-def make_kit(workspace: Workspace, site: SiteSettings, shipments: Sequence[Shipment]) -> Kit:
+def make_kit(workspace: Workspace, site: SiteSettings, planned: Plan) -> Kit:
     """Put the kit together; where nothing changed since the last one, that one again.
 
     A new inventory takes one key operation.
     """
     files = _files(workspace)
-    content = {
-        "images": sorted(
-            (
-                {
-                    "repository": one.repository,
-                    "image": one.image,
-                    "tags": sorted(one.tags),
-                    "referrers": list(one.referrers),
-                }
-                for one in shipments
-            ),
-            key=lambda one: (one["repository"], one["image"]),
-        ),
-        "files": {name: digest_of(data) for name, data in files.items()},
-    }
-    digest = digest_of(canonical_json(content))
     before = workspace.catalog.deliveries(site.name)
     last = before[-1] if before else None
-    if last is not None and last.inventory == digest:
-        sequence = last.sequence
-    else:
-        sequence = last.sequence + 1 if last else 1
-    while (claimed := _claimed(workspace, site, sequence)) is not None:
-        if parse_object(claimed, "an inventory")["content"] == digest:
-            break
-        # Claimed by a run that was killed, for a world that has changed since: it stays unused.
-        sequence += 1
-    inventory = claimed or canonical_json(
-        {
-            **content,
-            "content": digest,
-            "createdAt": timestamp(workspace.now()),
-            "organisation": workspace.settings.organisation,
-            "previous": None if last is None else _bundle_digest(workspace, site, last.sequence),
-            "refreshBy": timestamp(
-                workspace.now() + timedelta(days=workspace.settings.image_statement_days)
-            ),
-            "sequence": sequence,
-            "site": site.name,
-            "withdrawn": [],
-        }
+    now = workspace.now()
+    fresh = Inventory(
+        organisation=workspace.settings.organisation,
+        site=site.name,
+        sequence=last.sequence + 1 if last else 1,
+        created_at=now,
+        refresh_by=now + timedelta(days=workspace.settings.image_statement_days),
+        images=tuple(
+            sorted(
+                (
+                    Item(one.repository, one.image, one.tags, one.referrers)
+                    for one in planned.shipments
+                ),
+                key=lambda one: (one.repository, one.image),
+            )
+        ),
+        files={name: digest_of(data) for name, data in files.items()},
     )
+    if last is not None and last.inventory == fresh.content:
+        fresh = replace(fresh, sequence=last.sequence)
+    latest = fresh.sequence - 1
+    while (claimed := _claimed(workspace, site, fresh.sequence)) is not None:
+        if parse_object(claimed, "an inventory", MAX_BYTES)["content"] == fresh.content:
+            break
+        # Claimed by a run that was killed, for a world that has changed since. It may have got as
+        # far as the site.
+        if Ceremony(workspace, _folder(site, fresh.sequence)).finished:
+            latest = fresh.sequence
+        fresh = replace(fresh, sequence=fresh.sequence + 1)
+    if claimed is None and latest > 0:
+        fresh = _following(workspace, site, latest, fresh, planned.withheld)
+    inventory = claimed or fresh.format()
     workspace.keep(inventory)
-    ceremony = Ceremony(workspace, _folder(site, sequence))
-    finished = ceremony.run(_statement(workspace, site, sequence, inventory))
+    ceremony = Ceremony(workspace, _folder(site, fresh.sequence))
+    finished = ceremony.run(_statement(workspace, site, fresh.sequence, inventory))
     files[INVENTORY] = inventory
     files[INVENTORY_BUNDLE] = finished.bundle
-    return Kit(files, sequence, digest, finished.operations)
+    return Kit(files, fresh.sequence, fresh.content, finished.operations)
+
+
+def _following(
+    workspace: Workspace,
+    site: SiteSettings,
+    last: int,
+    fresh: Inventory,
+    withheld: Mapping[str, str],
+) -> Inventory:
+    """``fresh`` with what it owes to the inventory delivered before it."""
+    claimed = _claimed(workspace, site, last)
+    assert claimed is not None
+    before = Inventory.parse(claimed)
+    since = timestamp(fresh.created_at)
+    gone = {(one.repository, one.image): one for one in before.withdrawn}
+    for one in before.images:
+        reason = withheld.get(one.name, "it is no longer among what the site is to have")
+        gone[one.repository, one.image] = Withdrawn(one.repository, one.image, since, reason)
+    for one in fresh.images:
+        gone.pop((one.repository, one.image), None)
+    return replace(
+        fresh,
+        predecessors={**before.predecessors, last: _bundle_digest(workspace, site, last)},
+        withdrawn=tuple(gone[key] for key in sorted(gone)),
+    )
 
 
 def note_delivery(workspace: Workspace, site: SiteSettings, kit: Kit, images: int) -> None:

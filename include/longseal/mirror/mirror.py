@@ -36,7 +36,7 @@ def finish(
             "kit_files": 0,
             "key_operations": 0,
         }
-    kit = make_kit(workspace, site, planned.shipments)
+    kit = make_kit(workspace, site, planned)
     written = put_kit(workspace, site, kit)
     note_delivery(workspace, site, kit, len(planned.shipments))
     return {

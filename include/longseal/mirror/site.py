@@ -1,254 +1,377 @@
-"""The site's side: is what a volume brought whole, and does all of it verify with no network?"""
+"""The site's own folder: what it was told beforehand, what it imported, and what it lets be seen.
+
+::
+
+    site.json      name, fingerprint of the organisation's key, timestamp roots, quorum
+    key.pem        the site's own key: signs delivery receipts; key.pub is its public half
+    images/, site/ what volumes brought, laid out as a volume is
+    state.json     the inventory imported last, and what is lacking of it
+
+No Airflow, no database, no network. An import goes: kit checked; kit written; withdrawn images out
+of sight; each image brought, verified and only then given its tags; ``state.json`` last. Each step
+can be done again, so an import that was killed ends, run again, in the same bytes.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
-import stat
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from longseal.archive.leaf import Leaf
-from longseal.canonical import digest_of, is_digest, parse_object, parse_timestamp
-from longseal.errors import MalformedError, VerificationError
-from longseal.mirror.delivery import IMAGES, KIT_REPOSITORY
-from longseal.mirror.kit import INVENTORY, INVENTORY_BUNDLE, KEY_SET, ORGANISATION_KEY
-from longseal.registry.artifact import TITLE
+from longseal.canonical import canonical_json, digest_of, is_digest, parse_object
+from longseal.errors import (
+    ArchiveError,
+    LongsealError,
+    RefusedError,
+    SettingsError,
+    VerificationError,
+)
+from longseal.mirror.arrival import Signed, Vouched
+from longseal.mirror.delivery import IMAGES, push_kit, ship
+from longseal.mirror.folder import TEMPORARY, read_file, write_file
+from longseal.mirror.inventory import Inventory, Item
+from longseal.mirror.kit import INVENTORY, INVENTORY_BUNDLE, KEY_SET
+from longseal.mirror.plan import Shipment
+from longseal.mirror.volume import SITE, Volume, check_item
+from longseal.registry.copy import Copied
 from longseal.registry.interface import Registry
 from longseal.registry.layout import LayoutRegistry
-from longseal.registry.model import check_repository, parse_manifest
-from longseal.seal.key_history import read_history, successors
-from longseal.seal.keys import KeySet, fingerprint, load_public_pem
-from longseal.seal.proof import Anchors, verify_chain, verify_seal, verify_statement
-from longseal.seal.published import TRUSTED_ROOT, Published
-from longseal.seal.signers.interface import PublicKey
-from longseal.verify.engine import Engine
-from longseal.verify.image import Expectations, verify_image
-from longseal.verify.policy import Policy
+from longseal.seal.keys import fingerprint, public_pem
+from longseal.seal.signers.file import FileSigner
 from longseal.verify.report import Report, State
-from longseal.verify.trust import TrustMaterial
 
-MAX_FILE_BYTES: Final = 128 * 1024 * 1024
-_CHUNK: Final = 1024 * 1024
+CONFIG: Final = "site.json"
+STATE: Final = "state.json"
+KEY: Final = "key.pem"
+
+_LIMIT: Final = 16 * 1024 * 1024
+_CUT_OFF: Final = "an import was cut off: run it again"
 
 
-class SiteKit:
-    """A site's kit as it arrived: nothing in it counts before the inventory vouches for it.
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """The import that came last.
 
-    :param read: gives a file of the kit by name
-    :param key: the organisation's key as known beforehand: a public key, or its fingerprint
-    :param timestamp_roots: fingerprints of the timestamp roots that are believed; None to believe
-        those that the verified inventory lists
+    :param inventory: digest of the inventory's signed bundle
+    :param skipped: inventories between it and the one before that never came
+    :param lacking: images of the inventory that are kept out of sight, with why
+    :param seal: sequence and digest of the newest seal that came; None before the first
     """
 
-    def __init__(
-        self,
-        read: Callable[[str], bytes],
-        key: PublicKey | str,
-        timestamp_roots: frozenset[str] | None = None,
-        quorum: int = 1,
-    ) -> None:
-        self.read = read
-        self._key = key
-        self._timestamp_roots = timestamp_roots
-        self._quorum = quorum
+    sequence: int
+    inventory: str
+    skipped: tuple[int, ...] = ()
+    lacking: Mapping[str, str] = field(default_factory=dict)
+    seal: tuple[int, str] | None = None
 
-    def anchors(self) -> Anchors:
-        """The organisation's key, once it is the one that was known beforehand.
+    def format(self) -> bytes:
+        """RFC 8785 JSON."""
+        return canonical_json(
+            {
+                "sequence": self.sequence,
+                "inventory": self.inventory,
+                "skipped": list(self.skipped),
+                "lacking": dict(self.lacking),
+                "seal": None
+                if self.seal is None
+                else {"sequence": self.seal[0], "digest": self.seal[1]},
+            }
+        )
 
-        :raises VerificationError: the kit brings another one
-        """
-        found = load_public_pem(self.read(ORGANISATION_KEY), f"site/{ORGANISATION_KEY}")
-        expected = self._key if isinstance(self._key, str) else fingerprint(self._key)
-        anchors = Anchors(found, self._timestamp_roots, self._quorum)
-        if fingerprint(found) != expected:
-            self._require_successor(found, expected, anchors)
-        return anchors
+    @classmethod
+    def parse(cls, data: bytes) -> Imported:
+        """The inverse of :meth:`format`."""
+        found = parse_object(data, STATE, _LIMIT)
+        seal = found["seal"]
+        return cls(
+            found["sequence"],
+            found["inventory"],
+            tuple(found["skipped"]),
+            found["lacking"],
+            None if seal is None else (seal["sequence"], seal["digest"]),
+        )
 
-    def _require_successor(self, found: PublicKey, expected: str, anchors: Anchors) -> None:
-        """The key has changed since: that counts where the one known before signed for it."""
+
+class Site:
+    """A site's folder, made by :meth:`create`.
+
+    :raises SettingsError: it is none
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
         try:
-            keys = successors(read_history(self.read), expected, anchors, self.read(TRUSTED_ROOT))
+            config = parse_object(read_file(root, CONFIG, _LIMIT), CONFIG)
         except VerificationError as err:
-            raise VerificationError(
-                f"expected the organisation's key {expected}, found {fingerprint(found)}: {err}"
-            ) from err
-        if not any(one.key == found and one.status == "active" for one in keys.keys):
-            raise VerificationError(f"the key set does not let {fingerprint(found)} sign")
+            raise SettingsError("DIR", f"{root} is no site: longseal site init {root}") from err
+        self.name: str = config["name"]
+        self.organisation_key: str = config["organisationKey"]
+        roots = config["timestampRoots"]
+        self.timestamp_roots = None if roots is None else frozenset(roots)
+        self.quorum: int = config["quorum"]
+        self.registry = LayoutRegistry(self.name, root / IMAGES)
 
-    def with_keys(self, anchors: Anchors) -> Anchors:
-        """``anchors`` with the other keys of the key set, which the checked kit has."""
-        return replace(anchors, keys=KeySet.parse(self.read(KEY_SET)))
-
-    def inventory(self, anchors: Anchors) -> dict[str, Any]:
-        """The inventory, once the organisation's signature over it holds.
-
-        :raises VerificationError: it does not
-        """
-        data = self.read(INVENTORY)
-        statement, _ = verify_statement(
-            self.read(INVENTORY_BUNDLE), anchors, self.read(TRUSTED_ROOT), "inventory"
-        )
-        if statement.subjects[0].digest.get("sha256") != digest_of(data)[7:]:
-            raise VerificationError(f"{INVENTORY} has other bytes than the signature says")
-        return parse_object(data, INVENTORY, MAX_FILE_BYTES)
-
-    def check(self, listed: Mapping[str, str]) -> str:
-        """Compare every file with the inventory.
-
-        :raises VerificationError: naming the first that differs
-        """
-        for name, digest in listed.items():
-            if any(part in ("", ".", "..") for part in name.split("/")):
-                raise MalformedError(f"the inventory lists the file {name[:80]!r}")
-            if digest_of(self.read(name)) != digest:
-                raise VerificationError(f"site/{name} has other bytes than the inventory says")
-        return f"{len(listed)} files are what the inventory says"
-
-    def expectations(
-        self, anchors: Anchors, sealed: Collection[tuple[str, str]] | None = None
-    ) -> Expectations:
-        """What the kit, checked before, says that an image must have."""
-        engine = Engine(
-            TrustMaterial.parse(self.read("trusted_root.json")),
-            Policy.parse(self.read("policy.json")),
-        )
-        return Expectations(engine, anchors, self.read(TRUSTED_ROOT), sealed)
-
-
-def kit_of_registry(registry: Registry) -> Callable[[str], bytes] | None:
-    """Reads the kit that a site's registry holds; None where it holds none.
-
-    :raises RegistryError: it could not be looked for
-    """
-    found = registry.manifest(KIT_REPOSITORY, "latest")
-    if found is None:
-        return None
-    layers = {
-        layer.annotations.get(TITLE, ""): layer
-        for layer in parse_manifest(found.data, found.media_type).layers
-    }
-
-    def read(name: str) -> bytes:
-        if name not in layers:
-            raise VerificationError(f"site/{name} is missing at {registry.name}")
-        return registry.blob(KIT_REPOSITORY, layers[name].digest, MAX_FILE_BYTES)
-
-    return read
-
-
-class Volume:
-    """A volume as it arrived; every file of its kit is read bounded, and never through links.
-
-    The parameters are those of :class:`SiteKit`.
-    """
-
-    def __init__(
-        self,
+    @classmethod
+    def create(
+        cls,
         root: Path,
-        key: PublicKey | str,
+        name: str,
+        organisation_key: str,
         timestamp_roots: frozenset[str] | None = None,
         quorum: int = 1,
-    ) -> None:
-        self._root = root
-        self._kit = SiteKit(self.read, key, timestamp_roots, quorum)
-        self.registry = LayoutRegistry("volume", root / IMAGES)
+    ) -> Site:
+        """Make a site: what it is told now is what every volume is held against.
 
-    def read(self, name: str) -> bytes:
-        """A file of the kit.
-
-        :raises VerificationError: it is not there
-        :raises MalformedError: it is no plain file, or too large
+        :param organisation_key: the fingerprint, as it was told by other means than a volume
+        :raises RefusedError: there is a site already; its anchors are never overwritten
         """
-        path = self._root / "site" / name
+        for told in (organisation_key, *(timestamp_roots or ())):
+            if not is_digest(told):
+                raise RefusedError(f"expected a fingerprint sha256:<64 hex digits>, found {told!a}")
+        if (root / CONFIG).exists():
+            raise RefusedError(f"{root} is a site already: what it was told is never overwritten")
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            root.mkdir(parents=True, exist_ok=True)
         except OSError as err:
-            raise VerificationError(f"site/{name} cannot be read: {err.strerror}") from err
-        with os.fdopen(descriptor, "rb") as file:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_FILE_BYTES:
-                raise MalformedError(f"site/{name} is no file of at most {MAX_FILE_BYTES} bytes")
-            return file.read()
-
-    def verify(self, report: Report, now: datetime) -> None:
-        """Check everything, the anchor first: what it does not vouch for is not looked at."""
-        anchors: list[Anchors] = []
-        inventory: dict[str, Any] = {}
-
-        def key() -> str:
-            anchors.append(self._kit.anchors())
-            return f"the organisation's key is {fingerprint(anchors[0].key)}"
-
-        def listed() -> str:
-            inventory.update(self._kit.inventory(anchors[0]))
-            return f"inventory {inventory['sequence']} for {inventory['site']}, signed by our key"
-
-        if not report.attempt("key", key) or not report.attempt("inventory", listed):
-            return
-        refresh = parse_timestamp(inventory["refreshBy"])
-        if refresh < now:
-            report.add(
-                "refresh", State.FAILED, f"the site had to be refreshed by {refresh:%Y-%m-%d}"
-            )
-        if not report.attempt("files", lambda: self._kit.check(inventory["files"])):
-            return
-        anchors[0] = self._kit.with_keys(anchors[0])
-        seals: list[tuple[Published, list[bytes]]] = []
-        folders = sorted(
-            {"/".join(name.split("/")[:2]) for name in inventory["files"] if "seals/" in name}
-        )
-        for folder in folders:
-
-            def sealed(folder: str = folder) -> str:
-                seals.append(verify_seal(lambda name: self.read(f"{folder}/{name}"), anchors[0]))
-                seal = seals[-1][0]
-                return f"{seal.period}: {seal.size} attestations, root {seal.root[:16]}…"
-
-            report.attempt(folder, sealed)
-        report.attempt("chain", lambda: self._chain([seal for seal, _ in seals]))
-        covered = {
-            (leaf.sha256, leaf.image) for _, lines in seals for leaf in map(Leaf.parse, lines)
+            raise ArchiveError(f"{root} cannot be made: {err.strerror}") from err
+        signer = FileSigner(root / KEY)
+        if not signer.path.exists():
+            FileSigner.create(signer.path)
+        write_file(root / "key.pub", public_pem(signer.public_key).encode())
+        config = {
+            "name": name,
+            "organisationKey": organisation_key,
+            "timestampRoots": None if timestamp_roots is None else sorted(timestamp_roots),
+            "quorum": quorum,
         }
-        expected = self._kit.expectations(anchors[0], covered)
-        for item in inventory["images"]:
-            repository = check_repository(item["repository"])
-            verify_image(report, self.registry, repository, item["image"], expected, now)
-            self._attached(report, item)
-        report.attempt("blobs", self._blobs)
+        write_file(root / CONFIG, canonical_json(config))
+        return cls(root)
 
-    def _chain(self, seals: list[Published]) -> str:
-        verify_chain(seals)
-        return f"{len(seals)} seals follow each other"
+    @property
+    def signer(self) -> FileSigner:
+        """The site's own key."""
+        return FileSigner(self.root / KEY)
 
-    def _attached(self, report: Report, item: Mapping[str, Any]) -> None:
-        """Everything that the inventory says travelled with an image is there."""
-        repository = str(item["repository"])
+    @property
+    def imported(self) -> Imported | None:
+        """What was imported last; None before the first import ended."""
+        if not (self.root / STATE).exists():
+            return None
+        return Imported.parse(read_file(self.root, STATE, _LIMIT))
 
-        def present() -> str:
-            for digest in item["referrers"]:
-                if not is_digest(digest) or self.registry.manifest(repository, digest) is None:
-                    raise VerificationError(f"{digest} is missing")
-            for tag in item["tags"]:
-                if self.registry.resolve(repository, tag) != item["image"]:
-                    raise VerificationError(f"the tag {tag} names another image")
-            return f"{len(item['referrers'])} attachments and {len(item['tags'])} tags"
+    @property
+    def inventory(self) -> Inventory:
+        """The inventory that was imported last.
 
-        report.attempt(f"{repository}@{item['image']} inventory", present)
+        :raises RefusedError: nothing was imported yet
+        """
+        if self.imported is None:
+            raise RefusedError(f"nothing was imported yet: longseal site import {self.root} VOLUME")
+        volume = self._volume(self.root)
+        if digest_of(volume.read(INVENTORY_BUNDLE)) != self.imported.inventory:
+            raise RefusedError(_CUT_OFF)
+        return Inventory.parse(volume.read(INVENTORY))
 
-    def _blobs(self) -> str:
-        """Every blob of the layouts has its name's digest."""
-        import hashlib
+    def verify(self, report: Report, now: datetime) -> Vouched | None:
+        """Verify everything that was imported, as if it had just come."""
+        vouched = self._volume(self.root).verify(report, now)
+        imported = self.imported
+        known = imported.inventory if imported else None
+        if vouched is not None and vouched.signed.bundle != known:
+            report.add(STATE, State.FAILED, _CUT_OFF)
+        return vouched
 
-        count = 0
-        for path in sorted((self._root / IMAGES).rglob("blobs/sha256/*")):
-            hasher = hashlib.sha256()
-            with path.open("rb") as file:
-                while chunk := file.read(_CHUNK):
-                    hasher.update(chunk)
-            if hasher.hexdigest() != path.name:
-                raise VerificationError(f"the blob {path.name} has other bytes")
-            count += 1
-        return f"{count} blobs have the digests that name them"
+    def take(self, volume: Path, report: Report, now: datetime) -> Imported | None:
+        """Import a volume.
+
+        :returns: None where the volume was refused; nothing was changed then
+        :raises ArchiveError: the site's own folder cannot be written
+        """
+        with self._alone():
+            self._sweep()
+            brought = self._volume(volume)
+            before = self.imported
+            skipped: list[int] = []
+
+            def admit(signed: Signed) -> str:
+                skipped.extend(follows(self.name, before, signed))
+                missed = f"; never came: {', '.join(map(str, skipped))}" if skipped else ""
+                last = f"follows {before.sequence}" if before else "the first here"
+                return f"{signed.inventory.sequence}, {last}{missed}"
+
+            vouched = brought.kit.vouch(report, now, admit, self._known_keys())
+            if vouched is None:
+                return None
+            if before is not None and before.sequence == vouched.signed.inventory.sequence:
+                skipped = list(before.skipped)
+            return self._admit(brought, vouched, tuple(skipped), report)
+
+    def _admit(
+        self, brought: Volume, vouched: Vouched, skipped: tuple[int, ...], report: Report
+    ) -> Imported:
+        inventory = vouched.signed.inventory
+        self._keep_kit(brought, vouched.signed)
+        for gone in inventory.withdrawn:
+            if self.registry.forget(gone.repository, gone.image):
+                report.passed(f"{gone.repository}@{gone.image} withdrawn", gone.reason)
+        lacking: dict[str, str] = {}
+        for item in inventory.images:
+            why = self._bring(brought.registry, item, vouched, report)
+            if why is not None:
+                lacking[item.name] = why
+        last = vouched.seals[-1] if vouched.seals else None
+        imported = Imported(
+            inventory.sequence,
+            vouched.signed.bundle,
+            skipped,
+            lacking,
+            None if last is None else (last.sequence, last.digest),
+        )
+        write_file(self.root / STATE, imported.format())
+        return imported
+
+    def _bring(self, source: Registry, item: Item, vouched: Vouched, report: Report) -> str | None:
+        """Bring an image, verify it here, and only then let it be seen.
+
+        :returns: why it is not
+        """
+        one = Report(item.name)
+        try:
+            ship(source, self.registry, shipment(item, tags=False))
+        except LongsealError as err:
+            one.add(f"{item.name} import", State.FAILED, str(err))
+        else:
+            check_item(one, self.registry, item, vouched)
+        if one.state is State.PASSED:
+            ship(self.registry, self.registry, shipment(item))
+        report.checks += one.checks
+        bad = [check.detail for check in one.checks if check.state is not State.PASSED]
+        return bad[0] if bad else None
+
+    def _keep_kit(self, brought: Volume, signed: Signed) -> None:
+        """Keep the checked kit, the inventory last."""
+        names = signed.inventory.files
+        for name in names:
+            write_file(self.root / SITE / name, brought.kit.read(name))
+        for name, data in signed.files.items():
+            write_file(self.root / SITE / name, data)
+        wanted = {self.root / SITE / name for name in (*names, *signed.files)}
+        for path in (self.root / SITE).rglob("*"):
+            if path.is_file() and path not in wanted:
+                path.unlink()
+
+    def push(self, target: Registry) -> dict[str, Any]:
+        """Bring what the site has verified into a registry of its own; withdrawn images go."""
+        inventory, imported = self.inventory, self.imported
+        assert imported is not None
+        copied, failed = Copied(), {}
+        images = [one for one in inventory.images if one.name not in imported.lacking]
+        for item in images:
+            try:
+                copied += ship(self.registry, target, shipment(item))
+            except LongsealError as err:
+                failed[item.name] = str(err)
+        for gone in inventory.withdrawn:
+            try:
+                if target.manifest(gone.repository, gone.image) is not None:
+                    target.delete_manifest(gone.repository, gone.image)
+            except LongsealError as err:
+                failed[f"{gone.repository}@{gone.image} (withdrawn)"] = str(err)
+        names = [*inventory.files, INVENTORY, INVENTORY_BUNDLE]
+        kit = self._volume(self.root)
+        written = push_kit(target, {name: kit.read(name) for name in names})
+        return {
+            "images": len(images),
+            "blobs_sent": copied.blobs_sent,
+            "bytes_sent": copied.bytes_sent,
+            "already_there": copied.already_there,
+            "kit_files": written,
+            "failed": failed,
+        }
+
+    def _volume(self, root: Path) -> Volume:
+        return Volume(root, self.organisation_key, self.timestamp_roots, self.quorum)
+
+    def _known_keys(self) -> bytes | None:
+        path = self.root / SITE / KEY_SET
+        return self._volume(self.root).read(KEY_SET) if path.exists() else None
+
+    def _sweep(self) -> None:
+        """Remove what a killed import left half written."""
+        for folder, _, files in os.walk(self.root):
+            for name in files:
+                if name.startswith(TEMPORARY):
+                    Path(folder, name).unlink()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One import at a time."""
+        descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError as err:
+            raise ArchiveError(f"another import into {self.root} is under way") from err
+        finally:
+            os.close(descriptor)
+
+    def status(self, now: datetime) -> dict[str, Any]:
+        """What the site has, and until when that will do."""
+        imported = self.imported
+        found: dict[str, Any] = {
+            "site": self.name,
+            "organisation_key": self.organisation_key,
+            "site_key": fingerprint(self.signer.public_key),
+            "sequence": None,
+        }
+        if imported is None:
+            return found
+        inventory = self.inventory
+        return found | {
+            "sequence": imported.sequence,
+            "inventory": imported.inventory,
+            "created_at": f"{inventory.created_at:%Y-%m-%d}",
+            "refresh_by": f"{inventory.refresh_by:%Y-%m-%d}",
+            "overdue": inventory.refresh_by < now,
+            "images": len(inventory.images) - len(imported.lacking),
+            "lacking": dict(imported.lacking),
+            "withdrawn": {
+                f"{one.repository}@{one.image}": one.reason for one in inventory.withdrawn
+            },
+            "skipped": list(imported.skipped),
+            "seal": None if imported.seal is None else imported.seal[0],
+        }
+
+
+def shipment(item: Item, tags: bool = True) -> Shipment:
+    """An item of the inventory on its way at the site."""
+    return Shipment("", item.repository, item.image, item.tags if tags else (), item.referrers)
+
+
+def follows(name: str, before: Imported | None, signed: Signed) -> list[int]:
+    """Check that an inventory is the one to come next.
+
+    :returns: those between that never came
+    :raises VerificationError: it is another site's, older than what is here, or of another history
+    """
+    inventory = signed.inventory
+    if inventory.site != name:
+        raise VerificationError(f"the volume is for {inventory.site[:80]!a}, this site is {name}")
+    last = before.sequence if before else 0
+    if before is not None:
+        if inventory.sequence < last:
+            raise VerificationError(
+                f"inventory {inventory.sequence} is older than {last}, which is here: refused"
+            )
+        known = {**inventory.predecessors, inventory.sequence: signed.bundle}.get(last)
+        if known != before.inventory:
+            raise VerificationError(
+                f"inventory {inventory.sequence} does not follow the inventory {last} that is"
+                " here: two histories; ask the organisation which one is its own"
+            )
+    return sorted(one for one in inventory.predecessors if last < one)

@@ -150,7 +150,7 @@ class LayoutRegistry:
         found = index.tags.get(tag) if index else None
         return found.digest if found else None
 
-    def referrers(self, repository: str, digest: str) -> tuple[Descriptor, ...] | None:
+    def referrers(self, repository: str, digest: str) -> tuple[Descriptor, ...]:
         """Never None: a layout answers by itself.
 
         An entry that cannot be read may have any subject, unless the layout itself says whose it
@@ -297,6 +297,19 @@ class LayoutRegistry:
             self._inside(path).unlink(missing_ok=True)
         except OSError as err:
             raise RegistryError(f"{repository}: cannot delete {digest}: {err}") from err
+
+    def forget(self, repository: str, digest: str) -> bool:
+        """Take a manifest out of ``index.json``; its file stays, for an index that lists it.
+
+        :returns: whether it was there
+        """
+        hex_of(digest)
+        index = self._index(repository)
+        if index is None or all(entry.digest != digest for entry in index.entries):
+            return False
+        with self._locked(repository) as entries:
+            entries[:] = [known for known in entries if known.get("digest") != digest]
+        return True
 
     def _index(self, repository: str) -> _Index | None:
         """The parsed ``index.json``, read again only when the file has changed."""

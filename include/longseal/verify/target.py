@@ -47,7 +47,7 @@ from longseal.verify.trust import TrustMaterial
 from longseal.workspace import Workspace, utc_now
 
 if TYPE_CHECKING:
-    from longseal.mirror.site import SiteKit
+    from longseal.mirror.arrival import SiteKit
 
 _IMAGE = re.compile(r"(?:(https?)://)?([^/@]+)/([^@]+)@(sha256:[0-9a-f]{64})")
 _DIGEST = re.compile(r"[A-Za-z0-9]{2,16}:[0-9a-f]{40,128}")
@@ -105,7 +105,7 @@ def verify(given: Given, workspace: Callable[[], Workspace]) -> Report:
 
 
 def _volume(report: Report, given: Given, path: Path, workspace: Callable[[], Workspace]) -> None:
-    from longseal.mirror.site import Volume
+    from longseal.mirror.volume import Volume
 
     key = given.key if given.key and is_digest(given.key) else _key(given, workspace)
     volume = Volume(path, key, given.timestamp_roots, given.quorum)
@@ -235,8 +235,10 @@ def _image(
 
         def vouched() -> str:
             anchors = kit.anchors()
-            said = kit.check(kit.inventory(anchors)["files"])
-            checked.append(kit.expectations(kit.with_keys(anchors)))
+            signed = kit.inventory(anchors)
+            said = kit.check(signed.inventory.files)
+            keys = kit.keys(anchors, signed)
+            checked.append(kit.expectations(replace(anchors, keys=keys)))
             return said
 
         if not report.attempt("site kit", vouched):
@@ -247,7 +249,7 @@ def _image(
 
 def _site_kit(given: Given, registry: Registry) -> SiteKit | None:
     """At a site's registry a fingerprint is enough: its kit has the rest, and is checked first."""
-    from longseal.mirror.site import SiteKit, kit_of_registry
+    from longseal.mirror.arrival import SiteKit, kit_of_registry
 
     alone = given.trusted_root is None and given.seal_trusted_root is None
     if given.key is None or not is_digest(given.key) or not alone or given.identity is not None:

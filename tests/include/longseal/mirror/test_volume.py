@@ -10,28 +10,14 @@ from tests.installation import Installation, harvest_all, seal
 from longseal.canonical import parse_object
 from longseal.mirror.mirror import mirror
 from longseal.mirror.plan import plan
-from longseal.mirror.site import Volume
+from longseal.mirror.volume import Volume
 from longseal.registry.layout import LayoutRegistry
 from longseal.registry.model import fallback_tag, parse_index
-from longseal.seal.images import attach_images, sign_images
 from longseal.seal.keys import fingerprint
 from longseal.seal.organisation import organisation_key
 from longseal.verify.report import Report, State
 from longseal.verify.target import Given, verify
 from longseal.workspace import Workspace, utc_now
-
-
-@pytest.fixture
-def shipped(harvested: Installation) -> Installation:
-    """Sealed, and mirrored to the volume."""
-    workspace = harvested.workspace()
-    sealed = seal(workspace, "r-one").sealed
-    assert sealed is not None
-    sign_images(workspace, sealed)
-    attach_images(workspace, sealed)
-    done = mirror(workspace, workspace.settings.site("ship"))
-    assert (done["images"], done["key_operations"], done["failed"]) == (20, 1, {})
-    return harvested
 
 
 def verified(installation: Installation, key: str | None = None) -> Report:

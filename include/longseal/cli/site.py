@@ -1,0 +1,130 @@
+"""Verbs of an offline site: no settings, no catalog, no network."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from longseal.cli.command import DONE, FINDINGS, Verbs
+from longseal.cli.output import print_json, show, show_checks
+from longseal.errors import SettingsError
+from longseal.verify.report import Report
+from longseal.workspace import utc_now
+
+
+def add(verbs: Verbs) -> None:
+    site = verbs.group("site", "At an offline site: import volumes, verify, answer.")
+
+    init = _verb(site, "init", _init, "Make a site, before the first volume comes.")
+    init.add_argument("--name", required=True, help="what the organisation calls the site")
+    init.add_argument(
+        "--org-key", required=True, metavar="sha256:HEX", help="told by other means than a volume"
+    )
+    init.add_argument(
+        "--timestamp-root",
+        action="append",
+        metavar="sha256:HEX",
+        help="fingerprint of a timestamp root that is believed; may be repeated",
+    )
+    init.add_argument("--quorum", type=int, default=1, help="authorities that must have stamped")
+
+    take = _verb(site, "import", _import, "Import a volume: verified first, seen then.")
+    take.add_argument("volume", type=Path, metavar="VOLUME")
+
+    _verb(site, "verify", _verify, "Verify everything that was imported.")
+
+    push = _verb(site, "push", _push, "Bring what was imported into a registry of the site.")
+    push.add_argument("--to", required=True, metavar="URL", help="http://… or https://…")
+    push.add_argument("--username-env", metavar="NAME")
+    push.add_argument("--password-env", metavar="NAME")
+    push.add_argument("--ca-file", type=Path, metavar="FILE")
+
+    _verb(site, "status", _status, "What the site has, and until when that will do.")
+
+
+def _verb(
+    site: Verbs, name: str, run: Callable[[argparse.Namespace], int], text: str
+) -> argparse.ArgumentParser:
+    found = site.verb(name, run, text)
+    found.add_argument("folder", type=Path, metavar="DIR", help="the site's folder")
+    return found
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from longseal.mirror.site import Site
+
+    roots = arguments.timestamp_root
+    site = Site.create(
+        arguments.folder,
+        arguments.name,
+        arguments.org_key,
+        frozenset(roots) if roots else None,
+        arguments.quorum,
+    )
+    document = site.status(utc_now())
+    show(arguments, "Site", document, document)
+    return DONE
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from longseal.mirror.site import Site
+
+    report = Report(str(arguments.volume))
+    site = Site(arguments.folder)
+    imported = site.take(arguments.volume, report, utc_now())
+    if arguments.json:
+        print_json({**report.to_json(), "imported": imported is not None})
+    else:
+        show_checks(report.to_json())
+    return report.exit_code
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from longseal.mirror.site import Site
+
+    report = Report(str(arguments.folder))
+    Site(arguments.folder).verify(report, utc_now())
+    if arguments.json:
+        print_json(report.to_json())
+    else:
+        show_checks(report.to_json())
+    return report.exit_code
+
+
+def _push(arguments: argparse.Namespace) -> int:
+    import os
+
+    from longseal.mirror.site import Site
+    from longseal.registry.auth import Credentials
+    from longseal.registry.distribution import DistributionRegistry
+    from longseal.settings import secret
+
+    if (arguments.username_env is None) != (arguments.password_env is None):
+        raise SettingsError("--username-env", "give --username-env and --password-env together")
+
+    def told(option: str, name: str | None) -> str | None:
+        return secret(os.environ, name, option) if name else None
+
+    login = Credentials(
+        told("--username-env", arguments.username_env),
+        told("--password-env", arguments.password_env),
+    )
+    target = DistributionRegistry(
+        "the site's registry",
+        arguments.to,
+        credentials=login,
+        ca_file=arguments.ca_file,
+    )
+    document = Site(arguments.folder).push(target)
+    show(arguments, f"Pushed to {arguments.to}", document, document)
+    return FINDINGS if document["failed"] else DONE
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from longseal.mirror.site import Site
+
+    document = Site(arguments.folder).status(utc_now())
+    show(arguments, "Site", document, document)
+    bad = document["sequence"] is None or document["overdue"] or document["lacking"]
+    return FINDINGS if bad else DONE
