@@ -1,4 +1,4 @@
-"""Connections that the far end can neither hold open for ever nor lead to a place inside.
+"""Connections that the far end cannot hold open for ever.
 
 libcurl carries them: docs/decisions/0001-registry-transport.md says why, with figures.
 """
@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -26,10 +25,6 @@ PATIENCE: Final = 60.0
 
 SLOWEST: Final = 16 * 1024
 """Bytes a second that an answer must bring beyond that."""
-
-_METADATA: Final = tuple(map(ip_network, ("fd00:ec2::/32", "100.100.100.200/32")))
-"""Where clouds hand out credentials, beside the link-local addresses."""
-
 
 MAX_ERROR_BYTES: Final = 64 * 1024
 """Most that is read of an answer that is not the one hoped for."""
@@ -135,29 +130,6 @@ class Route:
     proxy: str = ""
     proxy_login: str = ""
     check: Callable[[str], None] | None = None
-
-
-def is_off_limits(address: str, registry_inside: bool) -> bool:
-    """Whether a registry may not send its client to this address.
-
-    :param registry_inside: whether the registry itself is at an address that is not public; then
-        its neighbours may be too, but never a link-local one, where cloud metadata is
-    """
-    found = ip_address(address.partition("%")[0])
-    if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
-        return is_off_limits(str(found.ipv4_mapped), registry_inside)
-    if found.is_link_local or any(found in network for network in _METADATA):
-        return True
-    return not registry_inside and not found.is_global
-
-
-def addresses(host: str, port: int | None) -> frozenset[str]:
-    """What ``host`` resolves to; nothing where it does not."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        return frozenset()
-    return frozenset(str(item[4][0]) for item in found)
 
 
 class Connections:

@@ -21,6 +21,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import longseal
 from longseal.errors import MalformedError, RefusedError, RegistryError, SettingsError
+from longseal.registry.addresses import addresses, is_off_limits
 from longseal.registry.auth import MAX_TOKEN_BYTES, Authenticator, Credentials, Scope
 from longseal.registry.connections import (
     CHUNK,
@@ -32,8 +33,6 @@ from longseal.registry.connections import (
     Download,
     Route,
     TooSlow,
-    addresses,
-    is_off_limits,
 )
 from longseal.registry.pace import Pace
 
