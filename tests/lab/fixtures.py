@@ -70,7 +70,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
         try:
             server = stack.enter_context(s3(tmp_path_factory.mktemp("s3")))
         except LabError as error:
-            _go_without(str(error))
+            go_without(str(error))
         yield server
 
 
@@ -89,7 +89,7 @@ def postgres_server() -> Iterator[Postgres]:
         try:
             server = stack.enter_context(postgres())
         except LabError as error:
-            _go_without(str(error))
+            go_without(str(error))
         yield server
 
 
@@ -105,7 +105,7 @@ def softhsm_token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Token]:
     try:
         token = create_token(tmp_path_factory.mktemp("softhsm"))
     except LabError as error:
-        _go_without(str(error))
+        go_without(str(error))
     with pytest.MonkeyPatch.context() as patch:
         for name, value in token.environment.items():
             patch.setenv(name, value)
@@ -114,7 +114,7 @@ def softhsm_token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Token]:
 
 def _lab(folder: Path, clock: timedelta = timedelta()) -> Iterator[Lab]:
     if absent := tools.missing():
-        _go_without(f"not built: {', '.join(absent)}; run `python -m tests.lab tools`")
+        go_without(f"not built: {', '.join(absent)}; run `python -m tests.lab tools`")
     with open_lab(folder, clock) as running:
         yield running
 
@@ -125,11 +125,11 @@ def _registry(kind: Kind, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             folder = tmp_path_factory.mktemp(kind)
             running = stack.enter_context(registries.registry(kind, folder))
         except LabError as error:
-            _go_without(str(error))
+            go_without(str(error))
         yield running
 
 
-def _go_without(reason: str) -> NoReturn:
+def go_without(reason: str) -> NoReturn:
     if os.environ.get("LONGSEAL_LAB") == "required":
         pytest.fail(f"LONGSEAL_LAB=required, but {reason}", pytrace=False)
     pytest.skip(reason)

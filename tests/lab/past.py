@@ -1,11 +1,11 @@
-"""Sixty months of evidence on registries of all three kinds, archived in a real S3 server.
+"""Sixty months of evidence in real registries, archived in a real S3 server.
 
 Each month one image is pushed to one of the registries in turn, with a delta of its SBOM, which is
 kept for 24 months, and a policy's result, which is kept for ten years. At the end of each year it
-is harvested, and its months are sealed one after the other at that time.
+is harvested and sealed, by clocks that stand at that time.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from longseal.registry.attach import attach
+from longseal.registry.discovery import discover
 from longseal.registry.interface import Descriptor, Manifest
+from longseal.registry.model import parse_manifest
 from longseal.seal.bundle import MEDIA_TYPE
 from longseal.seal.images import attach_images, sign_images
 from longseal.settings import Duration
@@ -25,7 +27,7 @@ from tests.doubles.timestamp_authority import TimestampAuthorityDouble
 from tests.installation import Installation, seal
 from tests.lab.fixtures import Bucket
 from tests.lab.lab import PREDICATE_TYPES
-from tests.lab.registries import KINDS, Registry, push_image
+from tests.lab.registries import Registry, push_image
 from tests.retired import harvest_all
 
 REPOSITORY: Final = "corp/past"
@@ -34,7 +36,14 @@ KEPT: Final = Duration(24, "month")
 SHORT, _, LONG = PREDICATE_TYPES
 """What is kept for 24 months, and what for ten years."""
 
+PREFIX: Final = "longseal/"
+"""What every key in the bucket begins with."""
+
 _YEAR: Final = 12
+
+
+Found = dict[str, tuple[Manifest, bytes]]
+"""By digest, an attachment's manifest and its one layer."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,23 @@ class Past:
     def workspace(self) -> Workspace:
         return self.installation.workspace()
 
+    def attached(self) -> dict[str, Found]:
+        """By image, what its registry lists as attached to it, and has."""
+        found: dict[str, Found] = {}
+        workspace = self.workspace()
+        for dated in self.images:
+            registry = workspace.registry(dated.registry)
+            seen = discover(registry, REPOSITORY, dated.image, None).record
+            assert seen.whole, seen
+            of_image = found.setdefault(dated.image, {})
+            for digest in seen.found:
+                manifest = registry.manifest(REPOSITORY, digest)
+                if manifest is not None:
+                    (layer,) = parse_manifest(manifest.data).layers
+                    blob = registry.blob(REPOSITORY, layer.digest, layer.size)
+                    of_image[digest] = (manifest, blob)
+        return found
+
     def reference(self, dated: Dated) -> str:
         return f"{self.registries[dated.registry].host}/{REPOSITORY}@{dated.image}"
 
@@ -81,20 +107,6 @@ class Past:
         return ["verify-attestation", *who, *what]
 
 
-def s3_settings(bucket: Bucket, prefix: str) -> dict[str, str]:
-    """An archive in ``bucket``, whose login is in two variables that begin with ``prefix``."""
-    return {
-        "kind": "s3",
-        "bucket": bucket.name,
-        "prefix": "longseal/",
-        "endpoint": bucket.server.endpoint,
-        "region": bucket.server.region,
-        "lock": "compliance",
-        "access_key_env": f"{prefix}_ACCESS_KEY",
-        "secret_key_env": f"{prefix}_SECRET_KEY",
-    }
-
-
 def month(number: int, now: datetime) -> datetime:
     """When one of the last 60 months began: 0 for the first, 60 for the one that is not over."""
     months = now.year * 12 + now.month - 1 - MONTHS + number
@@ -102,18 +114,37 @@ def month(number: int, now: datetime) -> datetime:
 
 
 @contextmanager
-def past(folder: Path, bucket: Bucket, registries: Mapping[str, Registry]) -> Iterator[Past]:
-    """Make it in ``folder``; its timestamp authority answers while it is open."""
+def past(
+    folder: Path, bucket: Bucket, registries: Mapping[str, Registry], months: int = MONTHS
+) -> Iterator[Past]:
+    """Make it in ``folder``; its timestamp authority answers while it is open.
+
+    :param bucket: its login is in LONGSEAL_PAST_ACCESS_KEY and LONGSEAL_PAST_SECRET_KEY
+    :param months: how many of the 60 there are, from the first on
+    """
     now = utc_now()
     clock = Clock(month(0, now))
+    clocks: list[Callable[[], datetime]] = [clock]
+    names = list(registries)
     with ExitStack() as stack:
-        authority = stack.enter_context(TimestampAuthorityDouble(folder / "tsa", clock=clock))
+        authority = stack.enter_context(
+            TimestampAuthorityDouble(folder / "tsa", clock=lambda: clocks[-1]())
+        )
         sigstore = SigstoreV2Double(clock.at)
         installation = Installation(
             folder / "installation",
             authority,
             {
-                "archive": s3_settings(bucket, "LONGSEAL_PAST"),
+                "archive": {
+                    "kind": "s3",
+                    "bucket": bucket.name,
+                    "prefix": PREFIX,
+                    "endpoint": bucket.server.endpoint,
+                    "region": bucket.server.region,
+                    "lock": "compliance",
+                    "access_key_env": "LONGSEAL_PAST_ACCESS_KEY",
+                    "secret_key_env": "LONGSEAL_PAST_SECRET_KEY",
+                },
                 "trust": {"trusted_root": "root.json"},
                 "registries": [
                     {"name": name, "url": registry.url, "repositories": [REPOSITORY]}
@@ -136,19 +167,19 @@ def past(folder: Path, bucket: Bucket, registries: Mapping[str, Registry]) -> It
         )
         (installation.folder / "root.json").write_bytes(sigstore.trusted_root())
         made = Past(installation, registries, [])
-        for year in range(0, MONTHS, _YEAR):
-            for number in range(year, year + _YEAR):
-                name = KINDS[number % len(KINDS)]
+        for year in range(0, months, _YEAR):
+            end = min(year + _YEAR, months)
+            for number in range(year, end):
                 at = month(number, now) + timedelta(days=10)
-                made.images.append(_push(made, sigstore, name, at))
-            clock.at = month(year + _YEAR, now) + timedelta(hours=1)
+                made.images.append(_push(made, sigstore, names[number % len(names)], at))
+            clock.at = month(end, now) + timedelta(hours=1)
             workspace = installation.workspace(clock)
             harvest_all(workspace)
-            sealed = seal(workspace, f"{month(year + _YEAR - 1, now):%Y-%m}").sealed
+            sealed = seal(workspace, f"{month(end - 1, now):%Y-%m}").sealed
             assert sealed is not None
             sign_images(workspace, sealed)
             attach_images(workspace, sealed)
-        clock.at = now
+        clocks.append(utc_now)
         yield made
 
 

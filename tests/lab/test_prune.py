@@ -13,15 +13,13 @@ from longseal.audit.audit import audit
 from longseal.canonical import digest_of
 from longseal.cli import main
 from longseal.rebuild import rebuild
-from longseal.registry.discovery import discover
-from longseal.registry.interface import Manifest
 from longseal.registry.model import parse_manifest
 from longseal.seal.keys import public_pem
 from longseal.seal.organisation import organisation_key
 from longseal.seal.published import TRUSTED_ROOT, predicate_type, published, seal_folder
 from tests.lab.answers import answers
 from tests.lab.fixtures import Bucket
-from tests.lab.past import LONG, MONTHS, REPOSITORY, SHORT, Dated, Past, past
+from tests.lab.past import LONG, MONTHS, REPOSITORY, SHORT, Dated, Found, Past, past
 from tests.lab.registries import KINDS, Registry
 from tests.lab.s3 import S3
 from tests.lab.tools import run
@@ -31,9 +29,6 @@ from tests.retired import harvest_all
 pytestmark = pytest.mark.lab
 
 UNLOGGED = ("--use-signed-timestamps", "--insecure-ignore-tlog=true")
-
-Found = dict[str, tuple[Manifest, bytes]]
-"""By digest, an attachment's manifest and its one layer."""
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +55,7 @@ def made(
 @pytest.fixture(scope="module")
 def before(made: Past) -> dict[str, Found]:
     """By image, all that hangs on it."""
-    return attached(made)
+    return made.attached()
 
 
 @pytest.fixture(scope="module")
@@ -68,23 +63,6 @@ def pruned(made: Past, before: dict[str, Found]) -> Past:
     """What is due is gone."""
     take(made, due(made))
     return made
-
-
-def attached(made: Past) -> dict[str, Found]:
-    """By image, the manifests that its registry lists as attached to it, and their layers."""
-    found: dict[str, Found] = {}
-    workspace = made.workspace()
-    for dated in made.images:
-        registry = workspace.registry(dated.registry)
-        seen = discover(registry, REPOSITORY, dated.image, registry.tags(REPOSITORY))
-        assert seen.record.whole
-        of_image = found.setdefault(dated.image, {})
-        for digest in seen.record.found:
-            manifest = registry.manifest(REPOSITORY, digest)
-            assert manifest is not None, digest
-            (layer,) = parse_manifest(manifest.data).layers
-            of_image[digest] = (manifest, registry.blob(REPOSITORY, layer.digest, layer.size))
-    return found
 
 
 def due(made: Past) -> list[Dated]:
@@ -143,7 +121,7 @@ def test_what_is_pruned_is_gone_and_all_else_is_as_it_was(
         image: {digest: one for digest, one in found.items() if digest not in going}
         for image, found in before.items()
     }
-    assert attached(pruned) == expected
+    assert pruned.attached() == expected
     workspace = pruned.workspace()
     for dated in due(pruned):
         registry = workspace.registry(dated.registry)
@@ -191,10 +169,10 @@ def test_what_is_restored_has_the_same_bytes_and_referrers_and_is_pruned_again(
         done = restore(pruned.workspace(), dated.image)
         assert done["restored"] == [dated.attachments[SHORT].digest]
         assert verifies(pruned, dated, SHORT, tmp_path), dated
-    there = attached(pruned)
+    there = pruned.attached()
     assert all(there[dated.image] == before[dated.image] for dated in back)
     first = {one.deletion for one in tombstones(pruned.workspace())}
     harvest_all(pruned.workspace())
     assert take(pruned, back) not in first
-    again = attached(pruned)
+    again = pruned.attached()
     assert all(again[dated.image].keys() < before[dated.image].keys() for dated in back)

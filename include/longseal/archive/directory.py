@@ -14,6 +14,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -99,6 +100,19 @@ class DirectoryArchive:
             return None
         except OSError as err:
             raise ArchiveError(f"could not read {key} from the archive: {err.strerror}") from err
+
+    def retain(self, key: str, until: datetime) -> Stored:
+        """See :class:`~longseal.archive.interface.Archive`."""
+        found = self.stat(key)
+        if found is None:
+            raise ArchiveError(f"{key} is not in the archive: nothing is retained")
+        path = self._path(key)
+        try:
+            _promise(path, until)
+            _flush(path.parent)
+        except OSError as err:
+            raise ArchiveError(f"could not retain {key}: {err.strerror}") from err
+        return replace(found, retain_until=_promised(path))
 
     def hold(self, key: str, held: bool) -> None:
         """See :class:`~longseal.archive.interface.Archive`; a directory holds nothing."""

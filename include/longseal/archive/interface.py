@@ -64,6 +64,12 @@ class Archive(Protocol):
     def stat(self, key: str) -> Stored | None:
         """What is stored under ``key``; None where nothing is."""
 
+    def retain(self, key: str, until: datetime) -> Stored:
+        """Keep what is under ``key`` until then at least; an earlier date shortens nothing.
+
+        :raises ArchiveError: nothing is there, or it could not be done
+        """
+
     def keys(self, prefix: str) -> Iterator[str]:
         """Every key that begins with ``prefix``, sorted."""
 

@@ -198,6 +198,12 @@ def read_plan(document: bytes) -> tuple[list[Item], datetime | None]:
         raise MalformedError(f"a prune plan lacks {err}") from err
 
 
+def planned_versions(document: bytes) -> dict[str, str | None]:
+    """By pack, the version that the archive had of it when the plan was made."""
+    copies = parse_object(document, "a prune plan", MAX_PLAN_BYTES)["copies"]
+    return {copy["pack"]: copy["version"] for copy in copies}
+
+
 def expired(workspace: Workspace, document: bytes) -> bool:
     """Whether a plan is too old to be begun."""
     made = parse_object(document, "a prune plan", MAX_PLAN_BYTES)["createdAt"]

@@ -20,7 +20,7 @@ from typing import Any, Final
 from longseal.archive.holds import Hold, Holds, holding
 from longseal.archive.interface import Stored
 from longseal.archive.leaf import Leaf
-from longseal.archive.pack import load_pack, pack_key
+from longseal.archive.pack import load_pack, pack_key, pack_label
 from longseal.archive.plan import (
     PLAN_LIFE,
     Item,
@@ -32,6 +32,7 @@ from longseal.archive.plan import (
     document_of,
     due,
     expired,
+    planned_versions,
     read_plan,
     require_signed,
 )
@@ -52,10 +53,14 @@ from longseal.seal.organisation import organisation_key
 from longseal.seal.published import predicate_type, read_lines, read_seal
 from longseal.seal.statement import Statement, Subject
 from longseal.seal.tree import leaf_hash
+from longseal.settings import Duration
 from longseal.workspace import Workspace
 
 WORKERS: Final = 8
 """Images of which attachments are deleted at once."""
+
+ONLY_COPY: Final = Duration(1, "year")
+"""For how long at least the archive's copy is locked once it is the only one."""
 
 _LISTS: Final = ("rejected.jsonl", "ignored.jsonl", "unknown.jsonl")
 
@@ -106,9 +111,13 @@ def execute(workspace: Workspace, digest: str, approver: str) -> dict[str, Any]:
     if not burial.finished:
         rows = _rows(workspace, items)
         if not burial.claimed:
-            begun = _begin(workspace, digest, document, items, before, approver)
+            if workspace.archive.stat(begun_key(digest)) is None:
+                _require_current(workspace, document, items, before)
+            # What cannot be read back is not begun: the catalog goes on to miss what vanishes.
+            found = _read_back(workspace, digest, document, items)
+            _retain(workspace, found.packs)
+            begun = _begin(workspace, digest, items, approver)
             _mark(workspace, rows, items, digest)
-            found = _read_back(workspace, digest, items)
             gone, refused = _delete(workspace, items, begun, rows, expired(workspace, document))
             if refused:
                 workspace.note("prune.refused", {"plan": digest, "why": dict(refused)})
@@ -145,20 +154,10 @@ def execute(workspace: Workspace, digest: str, approver: str) -> dict[str, Any]:
     }
 
 
-def _begin(
-    workspace: Workspace,
-    digest: str,
-    document: bytes,
-    items: Sequence[Item],
-    before: datetime | None,
-    approver: str,
-) -> Begun:
+def _begin(workspace: Workspace, digest: str, items: Sequence[Item], approver: str) -> Begun:
     """Note that the plan is being carried out, unless it is."""
     key = begun_key(digest)
     if workspace.archive.stat(key) is None:
-        if expired(workspace, document):
-            raise RefusedError(f"the plan is older than {PLAN_LIFE.days} days: make it again")
-        _require_unchanged(workspace, items, before)
         missing = [
             item.place
             for item in items
@@ -181,9 +180,12 @@ def _begin(
     )
 
 
-def _require_unchanged(
-    workspace: Workspace, items: Sequence[Item], before: datetime | None
+def _require_current(
+    workspace: Workspace, document: bytes, items: Sequence[Item], before: datetime | None
 ) -> None:
+    """Check that the plan is young, and that all of it is still due as it says."""
+    if expired(workspace, document):
+        raise RefusedError(f"the plan is older than {PLAN_LIFE.days} days: make it again")
     names = {item.repository for item in items}
     now = {item.place: item for item in due(workspace, before, names).items}
     changed = [item for item in items if now.get(item.place) != item]
@@ -232,12 +234,29 @@ def _rows(workspace: Workspace, items: Sequence[Item]) -> dict[Place, list[Any]]
 # -- reading back --------------------------------------------------------------------------------
 
 
-def _read_back(workspace: Workspace, digest: str, items: Sequence[Item]) -> ReadBack:
+def _read_back(
+    workspace: Workspace, digest: str, document: bytes, items: Sequence[Item]
+) -> ReadBack:
     try:
-        return read_back(workspace, items)
+        found = read_back(workspace, items)
+        for pack, version in planned_versions(document).items():
+            if found.packs[pack].version != version:
+                raise VerificationError(
+                    f"the pack {pack} was version {version} when this was planned, and now another"
+                    f" one ({found.packs[pack].version}) hides it: somebody wrote over it"
+                )
+        return found
     except VerificationError as err:
         workspace.note("prune.alarm", {"plan": digest, "reason": str(err)[:2000]})
         raise
+
+
+def _retain(workspace: Workspace, packs: Mapping[str, Stored]) -> None:
+    """A lock may have ended by now, or be about to, and the registry's copies go."""
+    until = ONLY_COPY.after(workspace.now())
+    for pack, stored in packs.items():
+        if stored.retain_until is None or stored.retain_until < until:
+            workspace.archive.retain(pack_key(pack), until)
 
 
 def read_back(workspace: Workspace, items: Sequence[Item]) -> ReadBack:
@@ -253,7 +272,11 @@ def read_back(workspace: Workspace, items: Sequence[Item]) -> ReadBack:
         stored = workspace.archive.stat(pack_key(digest))
         if stored is None:
             raise VerificationError(f"the pack {digest} is not in the archive: sound the alarm")
+        # The label was archived with the pack; the catalog is no authority.
+        label = pack_label(workspace.archive, digest)
         promised = workspace.catalog.pack(digest).retain_until
+        if label is not None:
+            promised = max(promised, label.retain_until)
         if stored.retain_until is None or stored.retain_until < promised:
             raise VerificationError(
                 f"the pack {digest} is kept until {stored.retain_until}, promised was {promised}"

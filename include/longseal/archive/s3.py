@@ -20,6 +20,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
@@ -172,19 +173,29 @@ class S3Archive:
                 f"{key} is in the archive with SHA-256 {found.sha256}, other bytes than the "
                 f"{len(data)} with {digest}: nothing was written"
             )
+        return self._extended(found, until)
+
+    def retain(self, key: str, until: datetime) -> Stored:
+        """See :class:`~longseal.archive.interface.Archive`; without a lock, nothing is retained."""
+        found = self.stat(key)
+        if found is None:
+            raise ArchiveError(f"{key} is not in the archive: nothing is retained")
+        return self._extended(found, self._lockable(until))
+
+    def _extended(self, found: Stored, until: datetime | None) -> Stored:
         if until is None or (found.retain_until is not None and found.retain_until >= until):
             return found
-        with self._errors(f"extend the retention of {key}"):
+        with self._errors(f"extend the retention of {found.key}"):
             self._client.put_object_retention(
                 Bucket=self._bucket,
-                Key=name,
+                Key=self._name(found.key),
                 Retention={
                     "Mode": self._mode,
                     "RetainUntilDate": until,
                 },
                 **_versioned(found.version),
             )
-        return Stored(key, found.size, digest, found.version, until)
+        return replace(found, retain_until=until)
 
     def get(self, key: str, limit: int | None = None) -> bytes:
         """See :class:`~longseal.archive.interface.Archive`; checked against the store's digest."""

@@ -135,6 +135,16 @@ def test_retention_is_kept_extended_and_never_shortened(archive: Archive) -> Non
     assert list(archive.keys("")) == ["a"]
 
 
+def test_what_is_there_can_be_retained_for_longer_without_its_bytes(archive: Archive) -> None:
+    archive.put("packs/one", b"pack", LATER)
+    assert archive.retain("packs/one", MUCH_LATER).retain_until == MUCH_LATER
+    assert archive.retain("packs/one", LATER).retain_until == MUCH_LATER
+    stored = archive.stat("packs/one")
+    assert stored is not None and stored.retain_until == MUCH_LATER
+    with pytest.raises(ArchiveError, match="is not in the archive"):
+        archive.retain("packs/two", LATER)
+
+
 def test_what_was_put_without_a_date_can_get_one(archive: Archive) -> None:
     assert archive.put("a", b"x").retain_until is None
     assert archive.put("a", b"x", LATER).retain_until == LATER

@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 from tests.attestations import older_annotations
+from tests.chain import Clock
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
 from tests.installation import Installation, harvest_all, seal
 from tests.retired import REPOSITORY, SIGNED_AT, put_image, retire, trust_double
 
 from longseal.archive import prune
+from longseal.archive.pack import pack_key
 from longseal.archive.records import record_files, record_line
-from longseal.canonical import digest_of
-from longseal.catalog.models import Evidence
+from longseal.canonical import digest_of, timestamp
+from longseal.catalog.models import Evidence, Pack
 from longseal.errors import RefusedError, VerificationError
 from longseal.registry.interface import Manifest
 from longseal.registry.model import EMPTY_CONFIG, OCI_MANIFEST, fallback_tag
@@ -133,6 +135,44 @@ def test_a_copy_that_does_not_read_back_stops_the_deletion(
         prune.execute(workspace, planned.digest, "grace")
     assert not gone(installation, manifest)
     assert [entry.action for entry in workspace.ledger.walk()][-1] == "prune.alarm"
+
+
+def test_the_label_says_what_was_promised_whatever_the_catalog_says(
+    retired: tuple[Installation, str],
+) -> None:
+    installation, manifest = retired
+    workspace = installation.workspace()
+    planned = prune.plan(workspace)
+    assert planned is not None
+    sooner = utc_now().replace(microsecond=0) + timedelta(days=9)
+    (promise,) = (installation.folder / "archive/packs/sha256").glob(".*.zip.retain")
+    promise.write_text(f"{timestamp(sooner)}\n")
+    with workspace.catalog.session() as session:
+        session.execute(update(Pack).values(retain_until=sooner))
+    with pytest.raises(VerificationError, match="promised was"):
+        prune.execute(workspace, planned.digest, "mallory")
+    assert not gone(installation, manifest)
+
+
+def test_the_only_copy_that_is_left_is_locked_for_a_year_at_least(tmp_path: Path) -> None:
+    """Also where its lock, as long as its stay in the registry, has ended."""
+    clock = Clock(utc_now())
+    with TimestampAuthorityDouble(tmp_path / "tsa", clock=clock) as authority:
+        installation = Installation(tmp_path / "installation", authority)
+        manifest = retire(installation)
+        clock.at += timedelta(days=3 * 366)
+        workspace = installation.workspace(clock)
+        pack = pack_key(workspace.catalog.packs()[0])
+        stored = workspace.archive.stat(pack)
+        assert stored is not None and stored.retain_until is not None
+        assert stored.retain_until < clock.at
+        planned = prune.plan(workspace)
+        assert planned is not None
+        prune.execute(workspace, planned.digest, "grace")
+    assert gone(installation, manifest)
+    stored = workspace.archive.stat(pack)
+    assert stored is not None and stored.retain_until is not None
+    assert stored.retain_until > clock.at + timedelta(days=364)
 
 
 @pytest.mark.parametrize("change", [{"state": "unknown"}, {"vanished": ["sha256:" + "1" * 64]}])
