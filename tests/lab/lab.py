@@ -115,13 +115,18 @@ class Lab:
         predicate: dict[str, Any],
         *,
         identity: str | None = None,
+        repository: str | None = None,
     ) -> None:
         """`cosign attest`, keyless, as `identity`; takes a second, nearly all of it waiting.
 
         One at a time for an image: without a referrers API cosign reads, extends and writes the
         fallback tag.
+
+        :param repository: `COSIGN_REPOSITORY`, where the image's own is not meant
         """
-        self._attest("attest", predicate_type, predicate, identity or self.identity, image_ref)
+        more = {} if repository is None else {"COSIGN_REPOSITORY": repository}
+        who = identity or self.identity
+        self._attest("attest", predicate_type, predicate, who, image_ref, **more)
 
     def verify_attestation(self, image_ref: str, predicate_type: str) -> str:
         """`cosign verify-attestation`, keyless, for the laboratory's identity and issuer."""
@@ -159,19 +164,25 @@ class Lab:
         with ThreadPoolExecutor(workers) as pool:
             return list(pool.map(make, range(images)))
 
-    def cosign(self, *arguments: str) -> str:
-        """Run stock cosign where it knows nothing but its arguments.
+    def cosign(self, *arguments: str, **environment: str) -> str:
+        """Run stock cosign where it knows nothing but its arguments and this `environment`.
 
         :raises subprocess.CalledProcessError: with its standard error in `stderr` and in a note.
         """
-        return self.run("cosign", *arguments)
+        return self.run("cosign", *arguments, **environment)
 
-    def run(self, name: str, *arguments: str) -> str:
+    def run(self, name: str, *arguments: str, **environment: str) -> str:
         """Run a tool (cosign, oras, crane, regctl, regsync) in a clean environment."""
-        return tools.run(self.folder, name, *arguments)
+        return tools.run(self.folder, name, *arguments, **environment)
 
     def _attest(
-        self, verb: str, predicate_type: str, predicate: dict[str, Any], identity: str, *rest: str
+        self,
+        verb: str,
+        predicate_type: str,
+        predicate: dict[str, Any],
+        identity: str,
+        *rest: str,
+        **environment: str,
     ) -> None:
         with tempfile.TemporaryDirectory(dir=self.folder) as temporary:
             document, token = Path(temporary, "predicate.json"), Path(temporary, "token")
@@ -180,7 +191,7 @@ class Lab:
             trusted = f"--trusted-root={self.trusted_root}"
             signing = [f"--identity-token={token}", f"--signing-config={self.signing_config}"]
             what = [f"--type={predicate_type}", f"--predicate={document}"]
-            self.cosign(verb, "--yes", trusted, *signing, *what, *rest)
+            self.cosign(verb, "--yes", trusted, *signing, *what, *rest, **environment)
 
     def _fresh(self, name: str) -> Path:
         self._made += 1

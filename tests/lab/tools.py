@@ -71,9 +71,10 @@ def tool(name: str) -> str:
     return str(path)
 
 
-def run(folder: Path, name: str, *arguments: str) -> str:
+def run(folder: Path, name: str, *arguments: str, **more: str) -> str:
     """Run a stock tool where it knows nothing but its arguments; what it keeps is in `folder`.
 
+    :param more: of its environment
     :raises subprocess.CalledProcessError: with its standard error in `stderr` and in a note.
     """
     home = folder / "home"
@@ -83,6 +84,7 @@ def run(folder: Path, name: str, *arguments: str) -> str:
         "PATH": os.environ["PATH"],
         "TMPDIR": str(folder),
         "COSIGN_PASSWORD": "",
+        **more,
     }
     argv = [tool(name), *arguments]
     try:
