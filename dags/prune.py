@@ -2,21 +2,28 @@
 ### Prune
 
 Every month: plans, in a document signed by the organisation's key, which attestations past their
-retention would leave the registries; waits until somebody has approved exactly that plan; then
-reads every archived copy back whole, deletes what the plan names and nothing else, and leaves a
-tombstone for each under one signed deletion statement.
+retention would leave the registries; waits until somebody has approved exactly that plan, unless
+the signed approval policy does; then reads every archived copy back whole, deletes what the plan
+names and nothing else, and leaves a tombstone for each under one signed deletion statement.
 
 Where nothing is due, nothing is signed and the run is skipped. An unanswered plan fails after six
 days, and nothing is deleted. A backfill is refused.
+
+Triggered with a digest in **Restore**, a run plans and deletes nothing: it puts back what was
+pruned of that image or attestation, byte for byte, from the archive.
 """
 
 from datetime import UTC, datetime, timedelta
 
-from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import DAG, CronDataIntervalTimetable, Param
 
 from longseal_airflow.defaults import DEFAULT_ARGS
-from longseal_airflow.operators.prune import LongsealPlanPruneOperator, LongsealPruneOperator
+from longseal_airflow.operators.prune import (
+    LongsealApprovalOperator,
+    LongsealPlanPruneOperator,
+    LongsealPruneOperator,
+)
+from longseal_airflow.operators.restore import LongsealRestoreOperator
 
 with DAG(
     dag_id="longseal_prune",
@@ -41,15 +48,39 @@ with DAG(
             pattern="^(retention|[1-9][0-9]?|100)$",
             description="Percent of a repository that may go, in place of retention.max_share",
         ),
+        "restore": Param(
+            "",
+            type="string",
+            pattern="^$|^([^@]+@)?sha256:[0-9a-f]{64}$",
+            title="Restore",
+            description="Put this back, and prune nothing: the digest of an image, an attestation"
+            " or its manifest, or IMAGE@DIGEST",
+            section="Restore",
+        ),
+        "registry": Param(
+            "",
+            type="string",
+            title="Registry",
+            description="Where to, by its name in the settings; empty for all that had it",
+            section="Restore",
+        ),
+        "dry_run": Param(
+            False,
+            type="boolean",
+            title="Dry run",
+            description="Say what would come back, and write nothing",
+            section="Restore",
+        ),
     },
 ):
     plan = LongsealPlanPruneOperator(
         task_id="plan",
         before="{{ params.before }}",
         max_share="{{ params.max_share }}",
+        instead="{{ params.restore }}",
         queue="signing",
     )
-    approve = ApprovalOperator(
+    approve = LongsealApprovalOperator(
         task_id="approve",
         subject="Delete attestations past their retention from the registries?",
         body="""\
@@ -66,6 +97,7 @@ Due, and staying:
 {%- endfor %}
 {% endif %}
 """,
+        policy="{{ ti.xcom_pull(task_ids='plan').policy or '' }}",
         response_timeout=timedelta(days=6),
         retries=0,
     )
@@ -76,3 +108,9 @@ Due, and staying:
         queue="signing",
     )
     plan >> approve >> prune
+    LongsealRestoreOperator(
+        task_id="restore",
+        digest="{{ params.restore }}",
+        registry="{{ params.registry }}",
+        check_only="{{ params.dry_run }}",
+    )

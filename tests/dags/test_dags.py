@@ -173,6 +173,22 @@ def test_what_is_no_period_is_refused(dags: dict[str, DAG], period: Any) -> None
         params["period"] = period
 
 
+@pytest.mark.parametrize("digest", ["", f"sha256:{'a' * 64}", f"host/corp/app@sha256:{'0' * 64}"])
+def test_what_can_be_restored_is_accepted(dags: dict[str, DAG], digest: str) -> None:
+    params = copy(dags["prune"].params)
+    params["restore"] = digest
+    assert params["restore"] == digest
+
+
+@pytest.mark.parametrize(
+    "digest", ["app:v1", "sha256:abc", f"sha256:{'A' * 64}", f"@sha256:{'a' * 64}", None, " "]
+)
+def test_what_names_nothing_to_restore_is_refused(dags: dict[str, DAG], digest: Any) -> None:
+    params = copy(dags["prune"].params)
+    with pytest.raises(ParamValidationError):
+        params["restore"] = digest
+
+
 def test_airflow_lists_no_import_errors(airflow: Airflow) -> None:
     assert "No data found" in airflow("dags", "list-import-errors")
 

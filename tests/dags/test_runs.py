@@ -2,6 +2,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,10 +12,14 @@ from tests.doubles.timestamp_authority import TimestampAuthorityDouble
 from tests.installation import EXAMPLES, Installation
 from tests.retired import REPOSITORY, retire
 
+from longseal.archive import prune
+from longseal.archive.approval import sign_policy
+from longseal.canonical import canonical_json, timestamp
 from longseal.registry.copy import copy_manifest_tree
 from longseal.registry.discovery import discover
 from longseal.registry.distribution import DistributionRegistry
 from longseal.registry.layout import LayoutRegistry
+from longseal.workspace import utc_now
 
 PASSWORD = "correct-horse-battery"
 REMOTE = "corp/a-svc1"
@@ -105,7 +110,7 @@ def test_every_dag_runs_to_its_end(first: Runs, installed: Installation) -> None
     assert first.tasks("mirror") == dict.fromkeys(
         ("choose_sites", "plan", "deliver[0]", "finish[0]"), "success"
     )
-    assert first.tasks("prune") == dict.fromkeys(("plan", "approve", "prune"), "skipped")
+    assert first.tasks("prune") == dict.fromkeys(("plan", "approve", "prune", "restore"), "skipped")
     assert "5 images: 25 attestations found, 25 verified, 0 rejected" in first.log
     # The seal, the statement about its images, and the site's inventory.
     assert installed.key_operations() == 3
@@ -186,10 +191,43 @@ def test_a_site_that_is_not_there_holds_no_other_one_up(
     assert (installed.folder / "boat" / "site" / "inventory.json").is_file()
 
 
+PRUNED = dict.fromkeys(("plan", "approve", "prune"), "success")
+NOT_PRUNED = dict.fromkeys(("plan", "approve", "prune"), "skipped")
+
+
+def test_a_run_of_the_prune_puts_back_the_digest_that_its_form_names(
+    airflow: Airflow, installation: Installation
+) -> None:
+    manifest = retire(installation)
+    planned = prune.plan(installation.workspace())
+    assert planned is not None
+    prune.execute(installation.workspace(), planned.digest, "grace")
+    image = installation.workspace().catalog.evidence()[0].image
+    dry = {"restore": f"registry.example/{REPOSITORY}@{image}", "dry_run": True}
+    runs = run(airflow, installation, {"dag": "prune", "conf": dry})
+    assert runs.tasks("prune") == {**NOT_PRUNED, "restore": "success"}
+    assert f"{manifest}" in runs.log
+    assert installation.registry().manifest(REPOSITORY, manifest) is None
+
+    conf = {**dry, "dry_run": False, "registry": "exported"}
+    runs = run(
+        airflow,
+        installation,
+        {"dag": "prune", "conf": conf},
+        {"dag": "prune", "conf": conf},
+    )
+    assert runs.by_dag["prune"]["state"] == "failed"
+    assert f"AirflowFailException: nothing that {image} names was pruned from exported" in runs.log
+    assert installation.registry().manifest(REPOSITORY, manifest) is not None
+    entries = list(installation.workspace().ledger.walk())
+    (restored,) = (entry for entry in entries if entry.action == "evidence.restored")
+    assert restored.actor.startswith("airflow longseal_prune/manual__")
+
+
 def test_what_is_approved_is_pruned(airflow: Airflow, installation: Installation) -> None:
     manifest = retire(installation)
     runs = run(airflow, installation, {"dag": "prune", "approve": True})
-    assert runs.tasks("prune") == dict.fromkeys(("plan", "approve", "prune"), "success")
+    assert runs.tasks("prune") == {**PRUNED, "restore": "skipped"}
     assert installation.registry().manifest(REPOSITORY, manifest) is None
     (deleted,) = (
         entry for entry in installation.workspace().ledger.walk() if entry.action == "prune.deleted"
@@ -197,3 +235,21 @@ def test_what_is_approved_is_pruned(airflow: Airflow, installation: Installation
     assert deleted.details["approver"] == "grace (grace)"
     assert deleted.actor.startswith("airflow longseal_prune/manual__")
     assert deleted.actor.endswith("/prune try 1, started by dag_test")
+
+
+def test_what_the_signed_policy_approves_waits_for_nobody(
+    airflow: Airflow, installation: Installation
+) -> None:
+    manifest = retire(installation)
+    rule = {"repositories": ["corp/*"], "classes": ["default.*"], "maxCount": 9, "maxShare": 100}
+    until = timestamp(utc_now() + timedelta(days=9))
+    signed = sign_policy(
+        installation.workspace(), canonical_json({"rules": [rule], "validUntil": until})
+    )
+    runs = run(airflow, installation, {"dag": "prune"})
+    assert runs.tasks("prune") == {**PRUNED, "restore": "skipped"}
+    assert installation.registry().manifest(REPOSITORY, manifest) is None
+    (begun,) = (
+        entry for entry in installation.workspace().ledger.walk() if entry.action == "prune.begun"
+    )
+    assert begun.details["approver"] == f"policy {signed['policy']} (version 1)"

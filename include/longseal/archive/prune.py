@@ -17,6 +17,7 @@ from itertools import groupby
 from threading import Lock
 from typing import Any, Final
 
+from longseal.archive.approval import PREFIX, require_approved
 from longseal.archive.holds import Hold, Holds, holding
 from longseal.archive.interface import Stored
 from longseal.archive.leaf import Leaf
@@ -89,18 +90,23 @@ class Begun:
     missing: frozenset[Place]
 
 
-def execute(workspace: Workspace, digest: str, approver: str) -> dict[str, Any]:
+def execute(
+    workspace: Workspace, digest: str, approver: str | None, answered: datetime | None = None
+) -> dict[str, Any]:
     """Carry out an approved plan: read back, delete, bury. May be killed and run again.
 
     What is held, or no longer as it was planned, stays. A run that was begun and is taken up when
     its plan is too old deletes nothing more, and buries what is gone.
 
     :param digest: of the plan's document, as approved
-    :param approver: who approved it
-    :raises RefusedError: the plan is not signed by the organisation's key, too old, or was made for
-        another state of the world; nothing is deleted then
+    :param approver: who approved it; None where the signed policy is to
+    :param answered: when that was; None for now
+    :raises RefusedError: the plan is not signed by the organisation's key, too old, was made for
+        another state of the world, or no policy approves it; nothing is deleted then
     :raises VerificationError: an archived copy is not what it must be; nothing is deleted then
     """
+    if approver is not None and approver.startswith(PREFIX):
+        raise RefusedError(f"nobody is called {approver[:80]!r}: leave a policy's approval to it")
     document = workspace.kept(digest)
     require_signed(workspace, document)
     items, before = read_plan(document)
@@ -113,10 +119,12 @@ def execute(workspace: Workspace, digest: str, approver: str) -> dict[str, Any]:
         if not burial.claimed:
             if workspace.archive.stat(begun_key(digest)) is None:
                 _require_current(workspace, document, items, before)
+                if approver is None:
+                    approver = require_approved(workspace, items).approver
             # What cannot be read back is not begun: the catalog goes on to miss what vanishes.
             found = _read_back(workspace, digest, document, items)
             _retain(workspace, found.packs)
-            begun = _begin(workspace, digest, items, approver)
+            begun = _begin(workspace, digest, items, approver, answered)
             _mark(workspace, rows, items, digest)
             gone, refused = _delete(workspace, items, begun, rows, expired(workspace, document))
             if refused:
@@ -154,7 +162,13 @@ def execute(workspace: Workspace, digest: str, approver: str) -> dict[str, Any]:
     }
 
 
-def _begin(workspace: Workspace, digest: str, items: Sequence[Item], approver: str) -> Begun:
+def _begin(
+    workspace: Workspace,
+    digest: str,
+    items: Sequence[Item],
+    approver: str | None,
+    answered: datetime | None,
+) -> Begun:
     """Note that the plan is being carried out, unless it is."""
     key = begun_key(digest)
     if workspace.archive.stat(key) is None:
@@ -166,6 +180,7 @@ def _begin(workspace: Workspace, digest: str, items: Sequence[Item], approver: s
         begun = {
             "plan": digest,
             "approver": approver,
+            "approvedAt": timestamp(answered or workspace.now()),
             "at": timestamp(workspace.now()),
             "missing": sorted(map(list, missing)),
         }

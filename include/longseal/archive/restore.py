@@ -34,11 +34,14 @@ _TAGS: Final = {"dsse": ".att", "simplesigning": ".sig"}
 _BEGINNING: Final = "0001-01-01T00:00:00Z"
 
 
-def restore(workspace: Workspace, digest: str, registry: str | None = None) -> dict[str, Any]:
+def restore(
+    workspace: Workspace, digest: str, registry: str | None = None, dry_run: bool = False
+) -> dict[str, Any]:
     """Put back what was pruned and ``digest`` names. May be killed and run again.
 
     :param digest: of an image, of an attestation, or of the manifest that carries it
     :param registry: the registry by its name in the settings; None for all that had it
+    :param dry_run: read the archive and ask the registry, and write nothing
     :raises RefusedError: nothing of it was pruned
     :raises VerificationError: an archived copy is not what it must be
     """
@@ -61,15 +64,16 @@ def restore(workspace: Workspace, digest: str, registry: str | None = None) -> d
     ):
         members = list(group)
         try:
-            put_back(workspace.registry(source), image, members, _bytes(workspace, members))
+            found = _bytes(workspace, members)
+            put_back(workspace.registry(source), image, members, found, dry_run)
         except (RefusedError, RegistryError) as err:
             failed[f"{source}/{repository}@{image} {manifest}"] = str(err)
         else:
             back += members
-    if back:
+    if back and not dry_run:
         _note(workspace, back)
     return {
-        "restored": sorted({row.manifest for row in back}),
+        "would_restore" if dry_run else "restored": sorted({row.manifest for row in back}),
         "evidence": len(back),
         "failed": failed,
     }
@@ -92,12 +96,17 @@ def _bytes(workspace: Workspace, rows: Sequence[Evidence]) -> dict[str, bytes]:
 
 
 def put_back(
-    registry: Registry, image: str, rows: Sequence[Evidence], found: Mapping[str, bytes]
+    registry: Registry,
+    image: str,
+    rows: Sequence[Evidence],
+    found: Mapping[str, bytes],
+    dry_run: bool = False,
 ) -> None:
     """Write one attachment back; what is there already is left alone.
 
     :param rows: of its evidence
     :param found: by digest, its manifest and its layers
+    :param dry_run: find out whether it could be written
     :raises RefusedError: the image is gone, the tag has others, or a blob is nowhere to be had
     """
     repository, digest = rows[0].repository, rows[0].manifest
@@ -117,10 +126,15 @@ def put_back(
             f"{digest} needs {', '.join(lost)}, which {registry.name} has not and the archive never"
             " had: they are no attestations. Nothing was written"
         )
+    tag = None
+    if parse_subject(data) is None:
+        tag = _free_tag(registry, repository, image, manifest, parsed)
+    if dry_run:
+        return
     for one in absent:
         registry.put_blob(repository, one, len(blobs[one]), io.BytesIO(blobs[one]))
-    if parse_subject(data) is None:
-        _tag(registry, repository, image, manifest, parsed)
+    if tag is not None:
+        registry.put_manifest(repository, manifest, tag)
         return
     registry.put_manifest(repository, manifest)
     listed = registry.referrers(repository, image)
@@ -128,9 +142,9 @@ def put_back(
         list_in_fallback(registry, repository, image, [manifest])
 
 
-def _tag(
+def _free_tag(
     registry: Registry, repository: str, image: str, manifest: Manifest, parsed: ImageManifest
-) -> None:
+) -> str:
     """Cosign's older attachments have no subject: whoever looks for them looks for their tags."""
     suffixes = {_TAGS.get(classify(layer.media_type)) for layer in parsed.layers} - {None}
     if len(suffixes) != 1:
@@ -144,7 +158,7 @@ def _tag(
                 f"the tag {tag} has {len(more)} layers that {manifest.digest} lacks: it stays as it"
                 " is, and nothing was put back"
             )
-    registry.put_manifest(repository, manifest, tag)
+    return tag
 
 
 def _config(parsed: ImageManifest) -> dict[str, bytes]:

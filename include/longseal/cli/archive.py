@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
+from pathlib import Path
 
 from longseal.canonical import parse_timestamp
 from longseal.cli.command import DONE, FINDINGS, Verbs, workspace_of
@@ -23,6 +25,14 @@ def add(verbs: Verbs) -> None:
         "--max-share", type=int, metavar="PERCENT", help="in place of retention.max_share"
     )
     prune.add_argument("--approver", default=os.environ.get("USER", ""), help="who approves it")
+    prune.add_argument(
+        "--by-policy", action="store_true", help="with --approve: the signed policy approves it"
+    )
+
+    approval = verbs.group("approval", "Which plans need nobody to approve them.")
+    sign = approval.verb("sign", _sign_policy, "Sign a policy with the organisation's key.")
+    sign.add_argument("policy", type=Path, metavar="FILE", help="JSON (docs/formats/statements.md)")
+    approval.verb("show", _show_policy, "The policy in force.")
 
     mirror = verbs.verb("mirror", _mirror, "Bring images and their proof to a site.")
     mirror.add_argument("--site", required=True, metavar="NAME")
@@ -38,9 +48,10 @@ def _prune(arguments: argparse.Namespace) -> int:
 
     workspace = workspace_of(arguments)
     if arguments.approve:
-        if not arguments.approver:
+        approver = None if arguments.by_policy else arguments.approver
+        if approver == "":
             raise RefusedError("say who approves the plan: --approver NAME")
-        document = prune.execute(workspace, arguments.approve, arguments.approver)
+        document = prune.execute(workspace, arguments.approve, approver)
         show(arguments, "Pruned", document, document)
         return FINDINGS if document["kept"] else DONE
     before = None if arguments.before is None else parse_timestamp(arguments.before)
@@ -66,6 +77,37 @@ def _prune(arguments: argparse.Namespace) -> int:
         document,
     )
     return FINDINGS
+
+
+def _sign_policy(arguments: argparse.Namespace) -> int:
+    from longseal.archive.approval import MAX_BYTES, sign_policy
+
+    try:
+        with arguments.policy.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as err:
+        raise RefusedError(f"could not read {arguments.policy}: {err.strerror}") from err
+    document = sign_policy(workspace_of(arguments), data)
+    show(arguments, "Signed", document, document)
+    return DONE
+
+
+def _show_policy(arguments: argparse.Namespace) -> int:
+    from longseal.archive.approval import policy_in_force
+
+    workspace = workspace_of(arguments)
+    signed = policy_in_force(workspace)
+    if signed is None:
+        show(arguments, "Approval policy", {"signed": "none"}, {"policy": None})
+        return DONE
+    document = {
+        "policy": signed.digest,
+        "version": signed.version,
+        "in_force": workspace.now() < signed.policy.valid_until,
+        "document": json.loads(workspace.kept(signed.digest)),
+    }
+    show(arguments, "Approval policy", document, document)
+    return DONE
 
 
 def _mirror(arguments: argparse.Namespace) -> int:

@@ -34,6 +34,9 @@ def add(verbs: Verbs) -> None:
         "target", metavar="DIGEST|IMAGE@DIGEST", help="of an image, attestation or its manifest"
     )
     restore.add_argument("--registry", metavar="NAME", help="of the settings; else all that had it")
+    restore.add_argument(
+        "--dry-run", action="store_true", help="say what would come back, and write nothing"
+    )
 
 
 def share(text: str) -> float:
@@ -80,6 +83,6 @@ def _restore(arguments: argparse.Namespace) -> int:
     from longseal.archive.restore import restore
 
     digest = arguments.target.rpartition("@")[2]
-    document = restore(workspace_of(arguments), digest, arguments.registry)
-    show(arguments, "Restored", document, document)
+    document = restore(workspace_of(arguments), digest, arguments.registry, arguments.dry_run)
+    show(arguments, "Would restore" if arguments.dry_run else "Restored", document, document)
     return FINDINGS if document["failed"] else DONE

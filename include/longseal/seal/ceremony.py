@@ -47,7 +47,7 @@ MAX_STATEMENT_BYTES: Final = 8 * 1024 * 1024
 
 STATEMENT: Final = "statement.json"
 BUNDLE: Final = "bundle.sigstore.json"
-SIGNED: Final = ("seals/", "deliveries/", "prunes/", "deletions/", "keys/")
+SIGNED: Final = ("seals/", "deliveries/", "prunes/", "deletions/", "approvals/", "keys/")
 """Below what the archive keeps all that the organisation's keys sign."""
 
 _SIGNATURE: Final = "signature.json"

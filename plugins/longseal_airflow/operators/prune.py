@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
+from longseal.archive.approval import require_approved
+from longseal.archive.plan import Item
 from longseal.archive.prune import execute, plan
 from longseal.canonical import parse_timestamp
 from longseal.errors import MalformedError, RefusedError
@@ -34,25 +36,40 @@ class LongsealPlanPruneOperator(LongsealOperator):
     still young is given again.
 
     Returns the ``plan`` (digest), its ``items`` (a count), the counts ``by_repository`` of the
-    first 50, what is due and ``stopped``, and ``key_operations``.
+    first 50, what is due and ``stopped``, ``key_operations``, and ``policy``: the digest of the
+    signed approval policy where it approves this plan, else None.
 
     :param before: ``retention``, or a time of RFC 3339: only what was signed before it (templated).
         What renders to nothing, or to ``None``, is refused
     :param max_share: ``retention``, or a number of percent in place of ``retention.max_share``
         (templated)
+    :param instead: what the run does in place of a prune; skipped where there is such (templated)
     """
 
-    template_fields: Sequence[str] = (*LongsealOperator.template_fields, "before", "max_share")
+    template_fields: Sequence[str] = (
+        *LongsealOperator.template_fields,
+        "before",
+        "max_share",
+        "instead",
+    )
 
     def __init__(
-        self, *, before: str = RETENTION, max_share: str | int = RETENTION, **kwargs: Any
+        self,
+        *,
+        before: str = RETENTION,
+        max_share: str | int = RETENTION,
+        instead: str = "",
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.before = before
         self.max_share = max_share
+        self.instead = instead
 
     def act(self, workspace: Workspace, context: Context) -> dict[str, Any]:
         """Plan."""
+        if self.instead:
+            raise AirflowSkipException("This run does something else: nothing is planned.")
         planned = plan(workspace, cutoff(self.before), share(self.max_share))
         if planned is None:
             raise AirflowSkipException("Nothing is past its retention.")
@@ -66,7 +83,37 @@ class LongsealPlanPruneOperator(LongsealOperator):
             "by_repository": dict(counts.most_common(SHOWN)),
             "stopped": dict(planned.stopped),
             "key_operations": planned.key_operations,
+            "policy": self._policy(workspace, planned.items),
         }
+
+    def _policy(self, workspace: Workspace, items: Sequence[Item]) -> str | None:
+        try:
+            return require_approved(workspace, items).digest
+        except RefusedError as err:
+            self.log.info("%s", err)
+            return None
+
+
+class LongsealApprovalOperator(ApprovalOperator):
+    """Ask somebody to approve a plan, unless the signed approval policy does.
+
+    Whether it does is found out again when the plan is carried out.
+
+    :param policy: what the plan's task returned as ``policy`` (templated)
+    """
+
+    template_fields: Collection[str] = (*ApprovalOperator.template_fields, "policy")
+
+    def __init__(self, *, policy: str = "", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.policy = policy
+
+    def execute(self, context: Context) -> Any:
+        """Ask, or do without."""
+        if self.policy in ("", "None"):
+            return super().execute(context)
+        self.log.info("The approval policy %s approves the plan.", self.policy)
+        return {"policy": self.policy}
 
 
 class LongsealPruneOperator(LongsealOperator):
@@ -81,7 +128,7 @@ class LongsealPruneOperator(LongsealOperator):
     statement, and ``key_operations``.
 
     :param plan: digest of the approved plan (templated)
-    :param approval: what the ``ApprovalOperator`` returned (templated)
+    :param approval: what the ``LongsealApprovalOperator`` returned (templated)
     """
 
     template_fields: Sequence[str] = (*LongsealOperator.template_fields, "plan", "approval")
@@ -93,7 +140,8 @@ class LongsealPruneOperator(LongsealOperator):
 
     def act(self, workspace: Workspace, context: Context) -> dict[str, Any]:
         """Prune."""
-        return execute(workspace, given("plan", self.plan, str), approver_of(self.approval))
+        digest = given("plan", self.plan, str)
+        return execute(workspace, digest, approver_of(self.approval), answered(self.approval))
 
 
 def cutoff(before: object) -> datetime | None:
@@ -127,13 +175,21 @@ def share(given: object) -> int | None:
     return int(str(given))
 
 
-def approver_of(approval: object) -> str:
-    """Who approved.
+def approver_of(approval: object) -> str | None:
+    """Who approved; None where the signed policy is to.
 
     :raises RefusedError: nobody did
     """
     found = approval if isinstance(approval, Mapping) else {}
+    if found.keys() == {"policy"} and found["policy"]:
+        return None
     user = found.get("responded_by_user") or {}
     if list(found.get("chosen_options", ())) != [ApprovalOperator.APPROVE] or not user.get("id"):
         raise RefusedError("approval: nobody approved this plan, so nothing is deleted")
     return f"{user['name']} ({user['id']})" if user.get("name") else str(user["id"])
+
+
+def answered(approval: object) -> datetime | None:
+    """When somebody answered; None where nobody was asked."""
+    found = approval.get("responded_at") if isinstance(approval, Mapping) else None
+    return datetime.fromisoformat(found) if isinstance(found, str) else found

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowSkipException
 
 from longseal.archive.restore import restore
-from longseal.errors import RegistryError
+from longseal.errors import RefusedError, RegistryError
 from longseal.workspace import Workspace
 from longseal_airflow.operators.base import LongsealOperator
 
@@ -23,25 +23,44 @@ class LongsealRestoreOperator(LongsealOperator):
     which nothing was pruned. Retried: what one of several registries did not take; what came back
     stays.
 
-    Returns the manifests ``restored``, how many pieces of ``evidence`` they are, and no ``failed``.
+    Returns the manifests ``restored`` (``would_restore``), how many pieces of ``evidence`` they
+    are, and no ``failed``.
 
     :param digest: of an image, an attestation, or its manifest; or ``IMAGE@DIGEST`` (templated)
     :param registry: its name in the settings; none for all that had it (templated)
+    :param check_only: ``True`` says what would come back, and writes nothing (templated)
     """
 
-    template_fields: Sequence[str] = (*LongsealOperator.template_fields, "digest", "registry")
+    template_fields: Sequence[str] = (
+        *LongsealOperator.template_fields,
+        "digest",
+        "registry",
+        "check_only",
+    )
 
-    def __init__(self, *, digest: str, registry: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        digest: str,
+        registry: str | None = None,
+        check_only: bool | str = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.digest = digest
         self.registry = registry
+        self.check_only = check_only
 
     def act(self, workspace: Workspace, context: Context) -> dict[str, Any]:
         """Restore."""
         if self.digest in ("", "None", None):
             raise AirflowSkipException("No digest was given: nothing is put back.")
-        done = restore(workspace, self.digest.rpartition("@")[2], self.registry or None)
-        self.log_table("Put back", done["restored"])
+        if str(self.check_only) not in ("True", "False"):
+            raise RefusedError(f"check_only: expected true or false, found {self.check_only!r:.20}")
+        digest, registry = self.digest.rpartition("@")[2], self.registry or None
+        done = restore(workspace, digest, registry, dry_run=str(self.check_only) == "True")
+        for name in ("restored", "would_restore"):
+            self.log_table(name, done.get(name, ()))
         if done["failed"]:
             where, said = next(iter(done["failed"].items()))
             count = len(done["failed"])

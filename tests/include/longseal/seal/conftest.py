@@ -1,3 +1,4 @@
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,8 @@ from tests.installation import Installation
 from tests.retired import retire
 
 from longseal.archive import prune
+from longseal.archive.approval import sign_policy
+from longseal.canonical import canonical_json, timestamp
 from longseal.mirror.mirror import mirror
 from longseal.seal.bundle import parse_key_bundle
 from longseal.seal.images import sign_images
@@ -33,6 +36,8 @@ def every_kind(
     planned = prune.plan(workspace)
     assert planned is not None
     prune.execute(workspace, planned.digest, "grace")
+    until = timestamp(workspace.now() + timedelta(days=30))
+    sign_policy(workspace, canonical_json({"rules": [], "validUntil": until}))
     FileSigner.create(installation.folder / "next.pem")
     text = installation.config.read_text()
     installation.config.write_text(f"{text}next_signer: {{kind: file, path: next.pem}}\n")

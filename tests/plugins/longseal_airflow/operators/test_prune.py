@@ -1,4 +1,4 @@
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -7,7 +7,14 @@ from tests.installation import Installation
 from tests.plugins.conftest import Take
 from tests.retired import REPOSITORY, retire
 
-from longseal_airflow.operators.prune import LongsealPlanPruneOperator, LongsealPruneOperator
+from longseal.archive.approval import sign_policy
+from longseal.canonical import canonical_json, timestamp
+from longseal.workspace import utc_now
+from longseal_airflow.operators.prune import (
+    LongsealApprovalOperator,
+    LongsealPlanPruneOperator,
+    LongsealPruneOperator,
+)
 
 APPROVAL = {
     "chosen_options": ["Approve"],
@@ -36,6 +43,7 @@ def test_an_approved_plan_is_carried_out_once(take: Take, installation: Installa
         "by_repository": {f"exported/{REPOSITORY}": 1},
         "stopped": {},
         "key_operations": 1,
+        "policy": None,
     }
     assert take(LongsealPlanPruneOperator) == {**planned, "key_operations": 0}
     assert installation.registry().manifest(REPOSITORY, manifest) is not None
@@ -49,6 +57,12 @@ def test_an_approved_plan_is_carried_out_once(take: Take, installation: Installa
         if entry.action == "prune.deleted"
     ]
     assert [one["approver"] for one in deleted] == ["grace (7)"]
+    (begun,) = (
+        entry.details
+        for entry in installation.workspace().ledger.walk()
+        if entry.action == "prune.begun"
+    )
+    assert (begun["approver"], begun["approvedAt"]) == ("grace (7)", "2026-11-24T00:00:00Z")
 
     before = installation.files()
     again = take(LongsealPruneOperator, plan=planned["plan"], approval=APPROVAL)
@@ -67,6 +81,8 @@ def test_an_approved_plan_is_carried_out_once(take: Take, installation: Installa
         {**APPROVAL, "chosen_options": ["Reject"]},
         {**APPROVAL, "chosen_options": []},
         {**APPROVAL, "responded_by_user": None},
+        {"policy": ""},
+        {"policy": None},
         {**APPROVAL, "responded_by_user": {"id": "", "name": "grace"}},
     ],
 )
@@ -78,6 +94,26 @@ def test_nothing_is_deleted_that_nobody_approved(
     with pytest.raises(AirflowFailException, match="nobody approved this plan"):
         take(LongsealPruneOperator, plan=planned["plan"], approval=approval)
     assert installation.registry().manifest(REPOSITORY, manifest) is not None
+
+
+def test_what_the_signed_policy_names_is_carried_out_and_nobody_is_asked(
+    take: Take, installation: Installation
+) -> None:
+    manifest = retire(installation)
+    rule = {"repositories": ["**"], "classes": ["*"], "maxCount": 9, "maxShare": 100}
+    until = timestamp(utc_now() + timedelta(days=9))
+    document = canonical_json({"rules": [rule], "validUntil": until})
+    signed = sign_policy(installation.workspace(), document)
+    planned = take(LongsealPlanPruneOperator)
+    assert planned["policy"] == signed["policy"]
+    approval = take(LongsealApprovalOperator, subject="?", policy=planned["policy"])
+    # It may have been taken back meanwhile: what counts is the one in force then.
+    sign_policy(installation.workspace(), canonical_json({"rules": [], "validUntil": until}))
+    with pytest.raises(AirflowFailException, match="no rule for"):
+        take(LongsealPruneOperator, plan=planned["plan"], approval=approval)
+    assert installation.registry().manifest(REPOSITORY, manifest) is not None
+    sign_policy(installation.workspace(), document)
+    assert take(LongsealPruneOperator, plan=planned["plan"], approval=approval)["deleted"] == 1
 
 
 @pytest.mark.parametrize("plan", ["", "None", None])

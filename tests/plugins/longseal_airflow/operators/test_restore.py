@@ -40,3 +40,23 @@ def test_an_image_that_is_gone_is_tried_again(take: Take, installation: Installa
     installation.registry().delete_manifest(REPOSITORY, image)
     with pytest.raises(RegistryError, match=r"^1 did not come back.*push it first"):
         take(LongsealRestoreOperator, digest=manifest)
+
+
+def test_a_check_says_what_would_come_back_and_writes_nothing(
+    take: Take, installation: Installation
+) -> None:
+    manifest = prune_one(installation)
+    before = installation.files()
+    done = take(LongsealRestoreOperator, digest=manifest, check_only="{{ true }}")
+    assert done == {"would_restore": [manifest], "evidence": 1, "failed": {}}
+    assert installation.files() == before
+    with pytest.raises(AirflowFailException, match="check_only: expected true or false"):
+        take(LongsealRestoreOperator, digest=manifest, check_only="perhaps")
+
+
+def test_a_check_finds_what_would_not_come_back(take: Take, installation: Installation) -> None:
+    manifest = prune_one(installation)
+    image = installation.workspace().catalog.evidence()[0].image
+    installation.registry().delete_manifest(REPOSITORY, image)
+    with pytest.raises(RegistryError, match="push it first"):
+        take(LongsealRestoreOperator, digest=manifest, check_only=True)
