@@ -48,6 +48,7 @@ from longseal.canonical import (
     timestamp,
 )
 from longseal.errors import ConflictError, RefusedError, VerificationError
+from longseal.registry.interface import Manifest
 from longseal.registry.removal import Removal
 from longseal.seal.ceremony import Ceremony, check_bundle
 from longseal.seal.organisation import organisation_key
@@ -172,11 +173,17 @@ def _begin(
     """Note that the plan is being carried out, unless it is."""
     key = begun_key(digest)
     if workspace.archive.stat(key) is None:
-        missing = [
-            item.place
-            for item in items
-            if workspace.registry(item.registry).manifest(item.repository, item.manifest) is None
-        ]
+
+        def gone(item: Item) -> bool:
+            registry = workspace.registry(item.registry)
+            return registry.manifest(item.repository, item.manifest) is None
+
+        with ThreadPoolExecutor(WORKERS) as pool:
+            missing = [
+                item.place
+                for item, is_gone in zip(items, pool.map(gone, items), strict=True)
+                if is_gone
+            ]
         begun = {
             "plan": digest,
             "approver": approver,
@@ -357,28 +364,40 @@ def _delete(
         with lock:
             return register.in_force()
 
+    def refuse(err: RefusedError, count: int = 1) -> None:
+        with lock:
+            refused[str(err)[:500]] += count
+
     def of_image(members: Sequence[Item]) -> list[Item]:
-        gone = []
+        name, repository, image = members[0].place[:3]
+        registry, removal = workspace.registry(name), removals[name]
+        gone: dict[Item, Manifest | None] = {}
         for item in members:
             if item.place in begun.missing:
                 continue
-            registry = workspace.registry(item.registry)
-            found = registry.manifest(item.repository, item.manifest)
-            going = [row for row in rows[item.place] if row.leaf_hash in item.leaves]
-            if found is not None and (late or holding(in_force(), going) is not None):
-                continue
-            try:
-                if found is not None and statement.encode() in found.data:
-                    raise RefusedError(f"{item.manifest} has an image statement: it stays")
-                removals[item.registry].remove(
-                    item.repository, item.image, item.manifest, item.layers
-                )
-            except RefusedError as err:
-                with lock:
-                    refused[str(err)[:500]] += 1
-            else:
-                gone.append(item)
-        return gone
+            found = registry.manifest(repository, item.manifest)
+            if found is not None:
+                going = [row for row in rows[item.place] if row.leaf_hash in item.leaves]
+                if late or holding(in_force(), going) is not None:
+                    continue
+                try:
+                    if statement.encode() in found.data:
+                        raise RefusedError(f"{item.manifest} has an image statement: it stays")
+                    removal.remove(repository, image, found, item.layers)
+                except RefusedError as err:
+                    refuse(err)
+                    continue
+            gone[item] = found
+        # An index that names what is gone is read and written once for all of its image.
+        whole = {item.manifest: found for item, found in gone.items() if not item.layers}
+        try:
+            if whole:
+                removal.mend(repository, image, whole)
+        except RefusedError as err:
+            back = {item for item, found in gone.items() if found is not None and not item.layers}
+            refuse(err, len(back))
+            return [item for item in gone if item not in back]
+        return list(gone)
 
     ordered = sorted(items, key=lambda item: item.place)
     images = [list(group) for _, group in groupby(ordered, key=lambda item: item.place[:3])]

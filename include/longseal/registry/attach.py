@@ -11,7 +11,7 @@ import io
 import json
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 from longseal.canonical import canonical_json, digest_of, parse_object
@@ -112,9 +112,16 @@ def detach(registry: Registry, repository: str, subject_digest: str, manifest_di
     :raises RefusedError: the registry does not delete; nothing was changed
     """
     registry.delete_manifest(repository, manifest_digest)
+    drop_from_fallback(registry, repository, subject_digest, {manifest_digest})
+
+
+def drop_from_fallback(
+    registry: Registry, repository: str, subject_digest: str, manifests: Collection[str]
+) -> None:
+    """Have the fallback index of a subject no longer name these referrers."""
 
     def drop(entries: Entries) -> Entries:
-        return [known for known in entries if known.get("digest") != manifest_digest]
+        return [known for known in entries if known.get("digest") not in manifests]
 
     _change_fallback(registry, repository, subject_digest, drop)
 

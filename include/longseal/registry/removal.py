@@ -6,14 +6,16 @@ import io
 import json
 import os
 from collections import defaultdict
-from collections.abc import Collection, Iterator
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from threading import Lock
-from typing import Any
+from typing import Any, Final
 
 from longseal.canonical import digest_of, parse_object
 from longseal.errors import MalformedError, RefusedError, RegistryError
-from longseal.registry.attach import ATTEMPTS, detach
+from longseal.registry.attach import ATTEMPTS, drop_from_fallback
 from longseal.registry.discovery import LEGACY
 from longseal.registry.interface import Manifest, Registry
 from longseal.registry.model import (
@@ -25,6 +27,20 @@ from longseal.registry.model import (
     parse_subject,
 )
 
+READERS: Final = 8
+"""Tags of a repository that are read at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """What a repository's tags lead to.
+
+    :param by_digest: the tags that lead to it, or to an index that lists it
+    """
+
+    by_digest: Mapping[str, set[str]]
+    tags: frozenset[str]
+
 
 class Removal:
     """Takes attachments off the images of one registry; thread-safe.
@@ -33,8 +49,8 @@ class Removal:
     """
 
     def __init__(self, registry: Registry) -> None:
-        self._registry = registry
-        self._references: dict[str, dict[str, set[str]]] = {}
+        self.registry = registry
+        self._references: dict[str, _Names] = {}
         self._immutable: set[str] = set()
         self._lock = Lock()
 
@@ -43,40 +59,42 @@ class Removal:
 
         :raises RefusedError: it does not (405)
         """
-        self._registry.delete_manifest(repository, digest_of(os.urandom(32)))
+        self.registry.delete_manifest(repository, digest_of(os.urandom(32)))
 
     def remove(
-        self, repository: str, image: str, digest: str, layers: Collection[str] = ()
+        self, repository: str, image: str, found: Manifest, layers: Collection[str] = ()
     ) -> None:
-        """Remove an attachment by its digest; one that is gone is no error.
+        """Remove an attachment, which is to be followed by one :meth:`mend` for all of its image.
 
         :param layers: of one of cosign's older tags, the layers that go alone: the tag is written
             anew without them
         :raises RefusedError: the registry does not delete, its tags cannot be changed, or it is no
             attachment of this image, or something else refers to it; it is still there then
         """
-        found = self._registry.manifest(repository, digest)
-        if found is None:
-            # Somebody was faster, or a run before; an index that cannot be changed names it yet.
-            with suppress(RefusedError):
-                detach(self._registry, repository, image, digest)
-            return
         tag = self._require_attachment(repository, image, found, layers)
-        self._require_unreferenced(repository, image, digest)
-        if layers:
-            if tag is not None:
-                self._rewrite(repository, tag, found, layers)
-            self._registry.delete_manifest(repository, digest)
-            return
-        if repository in self._immutable:
+        self._require_unreferenced(repository, image, found.digest)
+        if layers and tag is not None:
+            self._rewrite(repository, tag, found, layers)
+        elif not layers and repository in self._immutable:
             raise RefusedError(f"{repository}: its tags cannot be changed, so nothing is deleted")
+        self.registry.delete_manifest(repository, found.digest)
+
+    def mend(self, repository: str, image: str, removed: Mapping[str, Manifest | None]) -> None:
+        """Have the fallback index of an image no longer name what was removed from it.
+
+        :param removed: by digest, what was there; None for what a run before, or somebody else,
+            has removed
+        :raises RefusedError: the index cannot be changed: what was there is there again
+        """
         try:
-            detach(self._registry, repository, image, digest)
+            drop_from_fallback(self.registry, repository, image, removed.keys())
         except RefusedError:
-            if self._registry.manifest(repository, digest) is None:
+            there = [found for found in removed.values() if found is not None]
+            for found in there:
+                self.registry.put_manifest(repository, found)
+            if there:
                 self._immutable.add(repository)
-                self._registry.put_manifest(repository, found)
-            raise
+                raise
 
     def _require_attachment(
         self, repository: str, image: str, found: Manifest, layers: Collection[str]
@@ -87,8 +105,8 @@ class Removal:
             if layers:
                 raise RefusedError(f"{found.digest} has a subject: it goes whole or not at all")
             return None
-        older = {fallback_tag(image) + kind for kind in LEGACY}
-        named = self._names(repository).get(found.digest, set()) & older
+        older = _tags_of(image) - {fallback_tag(image)}
+        named = self._names(repository).by_digest.get(found.digest, set()) & older
         if subject is None and found.digest != image:
             if named:
                 return min(named)
@@ -101,32 +119,33 @@ class Removal:
 
     def _older(self, repository: str, tags: Collection[str]) -> Iterator[set[str]]:
         for tag in sorted(tags):
-            manifest = self._registry.manifest(repository, tag)
+            manifest = self.registry.manifest(repository, tag)
             if manifest is not None:
                 yield _layers(manifest)
 
     def _require_unreferenced(self, repository: str, image: str, digest: str) -> None:
-        own = {fallback_tag(image), *(fallback_tag(image) + kind for kind in LEGACY)}
-        others = self._names(repository).get(digest, set()) - own
+        names = self._names(repository)
+        others = names.by_digest.get(digest, set()) - _tags_of(image)
         if others:
             raise RefusedError(f"{digest} is what {min(others)} names as well: it stays")
-        if self._registry.referrers(repository, digest):
+        if self.registry.referrers(repository, digest) or names.tags & _tags_of(digest):
             raise RefusedError(f"{digest} has attachments of its own: it stays")
 
-    def _names(self, repository: str) -> dict[str, set[str]]:
-        """By digest, the tags that lead to it or to an index that lists it."""
+    def _names(self, repository: str) -> _Names:
         with self._lock:
             if repository not in self._references:
-                found: dict[str, set[str]] = defaultdict(set)
-                for tag in self._registry.tags(repository):
-                    manifest = self._registry.manifest(repository, tag)
-                    if manifest is None:
-                        continue
-                    found[manifest.digest].add(tag)
-                    if is_index(manifest.media_type):
-                        for child in parse_index(manifest.data, manifest.media_type):
-                            found[child.digest].add(tag)
-                self._references[repository] = dict(found)
+                tags = self.registry.tags(repository)
+                by_digest: dict[str, set[str]] = defaultdict(set)
+                with ThreadPoolExecutor(READERS) as pool:
+                    read = partial(self.registry.manifest, repository)
+                    for tag, manifest in zip(tags, pool.map(read, tags), strict=True):
+                        if manifest is None:
+                            continue
+                        by_digest[manifest.digest].add(tag)
+                        if is_index(manifest.media_type):
+                            for child in parse_index(manifest.data, manifest.media_type):
+                                by_digest[child.digest].add(tag)
+                self._references[repository] = _Names(dict(by_digest), frozenset(tags))
             return self._references[repository]
 
     def _rewrite(
@@ -134,7 +153,7 @@ class Removal:
     ) -> None:
         """Write an older tag anew without ``layers``; another writer may be there."""
         for _ in range(ATTEMPTS):
-            current = self._registry.manifest(repository, tag)
+            current = self.registry.manifest(repository, tag)
             if current is None:
                 raise RefusedError(f"{repository}: the tag {tag} is gone: nothing is rewritten")
             document = parse_object(current.data, "manifest", MAX_MANIFEST_BYTES)
@@ -143,11 +162,11 @@ class Removal:
                 break
             if all(going):
                 raise RefusedError(f"{repository}: {tag} would be left with nothing: plan again")
-            config = self._registry.blob(
+            config = self.registry.blob(
                 repository, document["config"]["digest"], MAX_MANIFEST_BYTES
             )
             lighter = _without(config, going)
-            self._registry.put_blob(
+            self.registry.put_blob(
                 repository, digest_of(lighter), len(lighter), io.BytesIO(lighter)
             )
             changed = {
@@ -163,11 +182,16 @@ class Removal:
             }
             data = json.dumps(changed, separators=(",", ":")).encode()
             written = Manifest(digest_of(data), current.media_type, data)
-            self._registry.put_manifest(repository, written, tag)
+            self.registry.put_manifest(repository, written, tag)
         else:
             raise RegistryError(f"{repository}: others keep changing the tag {tag}; try later")
         if not _layers(planned) - set(layers) <= _layers(current):
             raise RefusedError(f"{repository}: {tag} lacks a layer that is to stay: plan again")
+
+
+def _tags_of(digest: str) -> set[str]:
+    """The tags under which clients attach something to a manifest."""
+    return {fallback_tag(digest), *(fallback_tag(digest) + kind for kind in LEGACY)}
 
 
 def _layers(manifest: Manifest) -> set[str]:

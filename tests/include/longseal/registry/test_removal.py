@@ -1,6 +1,7 @@
 """Only attachments are taken off, whole or by layer, and nothing that something else refers to."""
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -46,6 +47,15 @@ def read(registry: DistributionRegistry, reference: str) -> Any:
     return json.loads(found.data)
 
 
+def remove(removal: Removal, subject: str, digest: str, layers: Collection[str] = ()) -> None:
+    """As a prune does it, for one attachment."""
+    found = removal.registry.manifest(NAME, digest)
+    if found is not None:
+        removal.remove(NAME, subject, found, layers)
+    if not layers:
+        removal.mend(NAME, subject, {digest: found})
+
+
 @pytest.mark.parametrize("api", [True, False])
 def test_a_referrer_goes_and_its_image_stays(start: Start, api: bool) -> None:
     server, registry = start(referrers_api=api)
@@ -56,7 +66,7 @@ def test_a_referrer_goes_and_its_image_stays(start: Start, api: bool) -> None:
     removal = Removal(registry)
     removal.check(NAME)
     for _ in range(2):
-        removal.remove(NAME, subject, digest)
+        remove(removal, subject, digest)
     assert registry.manifest(NAME, digest) is None
     assert registry.tags(NAME) == ("v1",)
     assert registry.manifest(NAME, subject) is not None
@@ -79,7 +89,7 @@ def test_an_image_is_never_removed(start: Start) -> None:
     for digest in (subject, other, index):
         for layers in ((), (digest_of(b"untagged"),), (digest_of(b"something"),)):
             with pytest.raises(RefusedError, match="no attachment"):
-                removal.remove(NAME, subject, digest, layers)
+                remove(removal, subject, digest, layers)
     assert all(registry.manifest(NAME, digest) for digest in (subject, other, index))
 
 
@@ -88,13 +98,13 @@ def test_another_images_attachment_is_not_removed(start: Start) -> None:
     subject, other = server.add_image(NAME, "v1"), server.add_image(NAME, "v2", b"other")
     digest = server.add_referrer(NAME, other)
     with pytest.raises(RefusedError, match="no attachment"):
-        Removal(registry).remove(NAME, subject, digest)
+        remove(Removal(registry), subject, digest)
     assert registry.manifest(NAME, digest) is not None
 
 
-@pytest.mark.parametrize("by", ["tag", "index", "referrer", "another older tag"])
+@pytest.mark.parametrize("by", ["tag", "index", "referrer", "its own tag", "another older tag"])
 def test_what_something_else_refers_to_stays(start: Start, by: str) -> None:
-    server, registry = start()
+    server, registry = start(referrers_api=by != "its own tag")
     subject = server.add_image(NAME, "v1")
     digest = server.add_referrer(NAME, subject)
     if by == "tag":
@@ -103,11 +113,13 @@ def test_what_something_else_refers_to_stays(start: Start, by: str) -> None:
         server.add_index(NAME, [digest], "list")
     elif by == "referrer":
         server.add_referrer(NAME, digest)
+    elif by == "its own tag":
+        server.add_index(NAME, [server.add_referrer(NAME, digest)], fallback_tag(digest))
     else:
         digest = older(server, subject, OLD)
         server.repository(NAME).tags[fallback_tag("sha256:" + "9" * 64) + ".att"] = digest
     with pytest.raises(RefusedError, match="stays"):
-        Removal(registry).remove(NAME, subject, digest)
+        remove(Removal(registry), subject, digest)
     assert registry.manifest(NAME, digest) is not None
 
 
@@ -119,7 +131,7 @@ def test_where_it_cannot_be_seen_what_refers_to_it_nothing_goes(start: Start) ->
         NAME, {"schemaVersion": 2, "mediaType": OCI_INDEX, "layers": [], "manifests": 1}, "bad"
     )
     with pytest.raises((MalformedError, RegistryError)):
-        Removal(registry).remove(NAME, subject, digest)
+        remove(Removal(registry), subject, digest)
     assert registry.manifest(NAME, digest) is not None
 
 
@@ -127,7 +139,7 @@ def test_an_older_tag_goes_with_all_that_it_has(start: Start) -> None:
     server, registry = start()
     subject = server.add_image(NAME, "v1")
     digest = older(server, subject, OLD, NEW)
-    Removal(registry).remove(NAME, subject, digest)
+    remove(Removal(registry), subject, digest)
     assert registry.manifest(NAME, digest) is None
     assert registry.tags(NAME) == ("v1",)
 
@@ -138,7 +150,7 @@ def test_of_an_older_tag_only_the_layers_named_go(start: Start) -> None:
     digest = older(server, subject, OLD, NEW)
     tag = fallback_tag(subject) + ".att"
     before = read(registry, tag)
-    Removal(registry).remove(NAME, subject, digest, {digest_of(OLD)})
+    remove(Removal(registry), subject, digest, {digest_of(OLD)})
     after = read(registry, tag)
     assert after["layers"] == before["layers"][1:]
     config = json.loads(registry.blob(NAME, after["config"]["digest"], 10_000))
@@ -146,7 +158,7 @@ def test_of_an_older_tag_only_the_layers_named_go(start: Start) -> None:
     assert config["history"] == [{"created": "1"}]
     assert registry.manifest(NAME, digest) is None
     # Killed in between, and run again.
-    Removal(registry).remove(NAME, subject, digest, {digest_of(OLD)})
+    remove(Removal(registry), subject, digest, {digest_of(OLD)})
     assert read(registry, tag) == after
 
 
@@ -156,12 +168,28 @@ def test_a_run_killed_between_tag_and_deletion_is_taken_up(start: Start) -> None
     digest = older(server, subject, OLD, NEW)
     tag = fallback_tag(subject) + ".att"
     old = server.repository(NAME).manifests[digest]
-    Removal(registry).remove(NAME, subject, digest, {digest_of(OLD)})
+    remove(Removal(registry), subject, digest, {digest_of(OLD)})
     after = read(registry, tag)
     server.repository(NAME).manifests[digest] = old
-    Removal(registry).remove(NAME, subject, digest, {digest_of(OLD)})
+    remove(Removal(registry), subject, digest, {digest_of(OLD)})
     assert registry.manifest(NAME, digest) is None
     assert read(registry, tag) == after
+
+
+def test_an_index_is_written_once_for_all_that_go(start: Start) -> None:
+    server, registry = start(referrers_api=False)
+    subject = server.add_image(NAME, "v1")
+    going = [server.add_referrer(NAME, subject, b"%d" % number) for number in range(3)]
+    stays = server.add_referrer(NAME, subject, b"stays")
+    server.add_index(NAME, [*going, stays], fallback_tag(subject))
+    removal = Removal(registry)
+    found = {digest: registry.manifest(NAME, digest) for digest in going}
+    for manifest in found.values():
+        assert manifest is not None
+        removal.remove(NAME, subject, manifest)
+    removal.mend(NAME, subject, found)
+    listed = [one["digest"] for one in read(registry, fallback_tag(subject))["manifests"]]
+    assert (listed, server.count("PUT")) == ([stays], 1)
 
 
 def test_what_another_writer_adds_to_an_older_tag_stays(start: Start) -> None:
@@ -172,7 +200,7 @@ def test_what_another_writer_adds_to_an_older_tag_stays(start: Start) -> None:
     removal = Removal(registry)
     removal._names(NAME)
     older(server, subject, OLD, NEW, b'{"payload":"newer"}')
-    removal.remove(NAME, subject, digest, {digest_of(OLD)})
+    remove(removal, subject, digest, {digest_of(OLD)})
     layers = [layer["digest"] for layer in read(registry, tag)["layers"]]
     assert layers == [digest_of(NEW), digest_of(b'{"payload":"newer"}')]
 
@@ -197,7 +225,7 @@ def test_a_writer_that_takes_the_tag_back_is_run_again(start: Start) -> None:
             server.repository(NAME).tags = TakenBack(tags)
 
     server.before_put = rival
-    Removal(registry).remove(NAME, subject, digest, {digest_of(OLD)})
+    remove(Removal(registry), subject, digest, {digest_of(OLD)})
     assert left == [0]
     assert [one["digest"] for one in read(registry, tag)["layers"]] == [digest_of(NEW)]
 
@@ -205,17 +233,25 @@ def test_a_writer_that_takes_the_tag_back_is_run_again(start: Start) -> None:
 def test_tags_that_cannot_be_changed_leave_everything_as_it_was(start: Start) -> None:
     server, registry = start(referrers_api=False, immutable=True)
     subject = server.add_image(NAME, "v1")
-    one, two = server.add_referrer(NAME, subject), server.add_referrer(NAME, subject, b"2")
-    server.add_index(NAME, [one, two], fallback_tag(subject))
+    one, two, stays = (server.add_referrer(NAME, subject, data) for data in (b"1", b"2", b"3"))
+    server.add_index(NAME, [one, two, stays], fallback_tag(subject))
     removal = Removal(registry)
     for digest in (one, two):
         with pytest.raises(RefusedError):
-            removal.remove(NAME, subject, digest)
+            remove(removal, subject, digest)
         assert registry.manifest(NAME, digest) is not None
     assert server.count("DELETE") == 1
+    removal = Removal(registry)
+    found = {digest: registry.manifest(NAME, digest) for digest in (one, two)}
+    for manifest in found.values():
+        assert manifest is not None
+        removal.remove(NAME, subject, manifest)
+    with pytest.raises(RefusedError):
+        removal.mend(NAME, subject, {**found, digest_of(b"gone"): None})
+    assert all(registry.manifest(NAME, digest) for digest in (one, two))
     att = older(server, subject, OLD, NEW)
     with pytest.raises(RefusedError):
-        Removal(registry).remove(NAME, subject, att, {digest_of(OLD)})
+        remove(Removal(registry), subject, att, {digest_of(OLD)})
     assert registry.manifest(NAME, att) is not None
 
 
@@ -224,7 +260,7 @@ def test_an_older_tag_is_not_left_empty_by_layers(start: Start) -> None:
     subject = server.add_image(NAME, "v1")
     digest = older(server, subject, OLD)
     with pytest.raises(RefusedError, match="plan again"):
-        Removal(registry).remove(NAME, subject, digest, {digest_of(OLD)})
+        remove(Removal(registry), subject, digest, {digest_of(OLD)})
     referrer = server.add_referrer(NAME, subject)
     with pytest.raises(RefusedError, match="whole or not at all"):
-        Removal(registry).remove(NAME, subject, referrer, {digest_of(OLD)})
+        remove(Removal(registry), subject, referrer, {digest_of(OLD)})
