@@ -18,11 +18,12 @@ from longseal import judgement, rebuild
 from longseal.archive import prune
 from longseal.archive.interface import Stored
 from longseal.archive.leaf import Leaf
+from longseal.archive.pack import load_by_leaf, store_pack, write_pack
 from longseal.archive.plan import due
 from longseal.audit.comparison import compare
 from longseal.catalog import models
 from longseal.errors import MalformedError, RestoreInProgress, VerificationError
-from longseal.harvest import take_up
+from longseal.harvest import claim_row, take_up
 from longseal.mirror.mirror import mirror
 from longseal.seal.images import attach_images, sign_images
 from longseal.verify.report import State
@@ -220,6 +221,25 @@ def test_a_pack_that_nobody_claimed_is_found_and_adopted(lived: Installation) ->
     assert set(failed(workspace)) == {"orphans"}
     assert compare(workspace, 0.0, adopting=True).exit_code == 0
     assert rows_of(workspace, "evidence") == known
+    assert failed(workspace) == {}
+
+
+def test_a_pack_whose_evidence_stands_in_another_makes_no_difference(lived: Installation) -> None:
+    """What is judged again by two at once, each under its own policy, may leave such a pack."""
+    workspace = lived.workspace()
+    row = next(row for row in workspace.catalog.evidence() if row.seal is None)
+    item = load_by_leaf(workspace.archive, row.pack)[row.leaf_hash]
+    later = item.leaf.collected_at + timedelta(hours=1)
+    pack = write_pack([replace(item, leaf=replace(item.leaf, collected_at=later))])
+    kept = workspace.catalog.pack(row.pack)
+    claim = claim_row(pack, kept.evidence_class, kept.retain_until, later)
+    workspace.catalog.claim_pack(claim)
+    store_pack(workspace.archive, pack, kept.retain_until, kept.evidence_class)
+    workspace.catalog.mark_stored(pack.digest)
+    before = answers(workspace)
+    assert failed(workspace) == {}
+    assert rebuild.rebuild(workspace).failed == {}
+    assert answers(workspace) == before
     assert failed(workspace) == {}
 
 

@@ -59,6 +59,17 @@ def test_a_promise_is_enough_for_version_0_1_alone(sigstore: SigstoreDouble, jud
     assert (extended(found), slug(found)) == (Outcome.REJECTED, "log-entry")
 
 
+def test_version_0_1_needs_a_promise_whatever_proof_it_has(
+    sigstore: SigstoreDouble, judge: Judge
+) -> None:
+    bundle = json.loads(sigstore.attest(IMAGE, version="0.2"))
+    bundle["mediaType"] = bundle["mediaType"].replace("0.2", "0.1")
+    assert judge(json.dumps(bundle).encode(), IMAGE).outcome is Outcome.VERIFIED
+    del entry(bundle)["inclusionPromise"]
+    found = judge(json.dumps(bundle).encode(), IMAGE)
+    assert (extended(found), slug(found)) == (Outcome.REJECTED, "log-entry")
+
+
 @pytest.mark.parametrize("name", ["P-384", "P-521", "RSA"])
 def test_certificates_of_other_keys_are_verified(
     name: str, sigstore: SigstoreDouble, judge: Judge
