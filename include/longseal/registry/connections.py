@@ -53,6 +53,8 @@ Body = bytes | Readable | None
 _GLANCE: Final = 0.05
 """Seconds between two looks at what an answer has brought."""
 
+_STATUS = re.compile(rb"HTTP/\d(?:\.\d)? (\d{3})(?:\s|$)")
+_BLANK: Final = (b"\r\n", b"\n")
 _CODE = re.compile(r"[A-Z_]{3,40}")
 
 
@@ -183,8 +185,10 @@ class Connections:
         finally:
             if method != "GET" or body is not None:
                 _prepare(handle, self._route, self._timeout)
+            body = b"".join(taken.pieces)
+            taken.pieces.clear()  # the handle knows them until it is used again
             self._idle.append(handle)
-        return Answer(exchange.status, exchange.answered, b"".join(taken.pieces), taken.whole)
+        return Answer(exchange.status, exchange.answered, body, taken.whole)
 
     def open(self, url: str, headers: Mapping[str, str]) -> Answer | Download:
         """GET ``url``: a stream where the status is 200 or 206, else the answer.
@@ -230,6 +234,8 @@ class _Exchange:
         self._lines: list[bytes] = []
         self._check = route.check
         self._raised: BaseException | None = None
+        if not url.isascii():
+            raise RegistryError(f"not a web address: {url[:80]!a}")
         handle.setopt(pycurl.URL, url)
         # Some servers never answer an "Expect: 100-continue", and libcurl would wait for it.
         lines = [f"{name}: {value}" for name, value in headers.items()]
@@ -245,8 +251,8 @@ class _Exchange:
     @property
     def status(self) -> int:
         """0 before there is one."""
-        start = self._answer()
-        return int(self._lines[start].split(None, 2)[1]) if self._lines else 0
+        first = _STATUS.match(self._lines[self._answer()]) if self._lines else None
+        return int(first[1]) if first else 0
 
     @property
     def answered(self) -> Headers:
@@ -256,7 +262,7 @@ class _Exchange:
     def _answer(self) -> int:
         """Where the answer begins: a "continue", or what a proxy says, comes before it."""
         for place in range(len(self._lines) - 1, 0, -1):
-            if self._lines[place].startswith(b"HTTP/"):
+            if self._lines[place - 1] in _BLANK and _STATUS.match(self._lines[place]):
                 return place
         return 0
 

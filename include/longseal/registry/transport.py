@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import random
+import re
 import ssl
 import threading
 import time
@@ -49,6 +50,7 @@ BLOCK: Final = 64 * 1024
 _BUSY: Final = frozenset({408, 429, 500, 502, 503, 504})
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _PORTS: Final = {"http": 80, "https": 443}
+_HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 _BODILESS: Final = frozenset({"GET", "HEAD"})
 
 _T = TypeVar("_T")
@@ -502,11 +504,18 @@ def _base(url: str) -> SplitResult:
 
 
 def _origin(url: SplitResult) -> tuple[str, str, int]:
+    """Scheme, host and port, of what libcurl reads as we do.
+
+    :raises RegistryError: the host is percent-encoded or of odd characters, or a login stands there
+    """
+    host = (url.hostname or "").lower()
     try:
         port = url.port
+        if "@" in url.netloc or _HOST.fullmatch(host) is None:
+            raise ValueError
     except ValueError as err:
         raise RegistryError(f"not a web address: {url.netloc[:80]!a}") from err
-    return url.scheme, (url.hostname or "").lower(), port or _PORTS.get(url.scheme, 0)
+    return url.scheme, host, port or _PORTS.get(url.scheme, 0)
 
 
 def _shown(url: str) -> str:

@@ -1,5 +1,6 @@
 import socket
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -88,6 +89,38 @@ def test_a_continue_before_the_answer_is_no_answer() -> None:
     with saying(before + OK) as (url, _):
         answer = connections().ask("GET", url, {}, limit=9, allow=(200,))
     assert (answer.status, answer.headers.get("X", "none"), answer.body) == (200, "none", b"ok")
+
+
+def test_a_header_that_looks_like_the_first_line_of_an_answer_is_a_header() -> None:
+    head = b"HTTP/1.1 200 OK\r\nHTTP/x: no number\r\nHTTP/1.1 404: no\r\nX-Last: x\r\n"
+    with saying(head + b"Content-Length: 2\r\n\r\nok") as (url, _):
+        answer = connections().ask("GET", url, {}, limit=9, allow=(200,))
+    assert (answer.status, answer.body) == (200, b"ok")
+    assert answer.headers.get("X-Last") == "x"
+
+
+def test_an_address_that_is_not_ascii_is_an_error_of_ours() -> None:
+    for address in ("http://127.0.0.1/\xfc", "http://\uff11/"):
+        with pytest.raises(RegistryError, match="not a web address"):
+            connections().ask("GET", address, {})
+        with pytest.raises(RegistryError, match="not a web address"):
+            connections().open(address, {})
+
+
+def test_nobody_holds_on_to_an_answer_that_was_given() -> None:
+    size = 8 * 1024 * 1024
+    whole = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (size, b"x" * size)
+    ours = connections()
+    with saying(whole, whole) as (url, _):
+        tracemalloc.start()
+        try:
+            assert len(ours.ask("GET", url, {}, limit=size, allow=(200,)).body) == size
+            assert not ours.ask("GET", url, {}, limit=size - 1, allow=(200,)).whole
+            held, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    # What the server itself has is older.
+    assert held < size // 8
 
 
 def test_of_an_answer_that_nobody_hoped_for_no_more_is_read_than_an_error_has() -> None:

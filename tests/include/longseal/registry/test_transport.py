@@ -188,6 +188,29 @@ def test_a_redirect_to_a_metadata_address_is_refused(start: Start) -> None:
         registry.blob("corp/app", digest, 100)
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        # libcurl decodes a host's name, and takes what stands before an @ for a login.
+        "http://169.254.169%2e254/latest",
+        "http://%31%36%39.254.169.254/latest",
+        "http://registry.example:80@169.254.169.254/latest",
+        "http://fe80::1%25eth0/latest",
+        "http://\uff11\uff16\uff19.254.169.254/latest",
+    ],
+)
+def test_a_host_that_two_readers_would_read_in_two_ways_is_no_address(
+    start: Start, place: str
+) -> None:
+    server, _ = start(blob_redirect=place.encode().decode("latin-1"))
+    digest = server.add_blob("corp/app", b"data")
+    with Proxy({"registry.example": server.host}) as proxy:
+        registry = DistributionRegistry("main", "http://registry.example", proxy=proxy.url)
+        with pytest.raises(RegistryError, match="not a web address"):
+            registry.blob("corp/app", digest, 100)
+        assert [path.partition("/v2/")[0] for _, path in proxy.seen] == ["http://registry.example"]
+
+
 def test_a_public_registry_sends_nobody_inside_unless_the_settings_name_the_host(
     start: Start,
 ) -> None:
