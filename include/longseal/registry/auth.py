@@ -99,7 +99,10 @@ class Authenticator:
         from oras.auth.utils import parse_auth_header
 
         wanted = parse_auth_header(challenge)
-        realm = urlsplit(wanted.realm or "")
+        try:
+            realm = urlsplit(wanted.realm or "")
+        except ValueError:
+            realm = urlsplit("")
         if realm.scheme not in ("http", "https") or not realm.hostname:
             raise RefusedError(
                 f"{self._base.netloc} names {str(wanted.realm)[:80]!a} as its token service: "

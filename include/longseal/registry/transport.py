@@ -284,7 +284,7 @@ class Transport:
 
         None when it leads to another host. A registry behind a TLS proxy may call itself http.
         """
-        there = urlsplit(urljoin(f"{self._base.scheme}://{self._base.netloc}{target}", location))
+        there = _led_to(f"{self._base.scheme}://{self._base.netloc}{target}", location)
         scheme, host, port = _origin(there)
         downgraded = scheme == "http" and self._base.scheme == "https"
         if host != self._origin[1] or not (downgraded or (scheme, host, port) == self._origin):
@@ -333,7 +333,7 @@ class Transport:
             location = response.headers.get("Location")
             if method not in _BODILESS or response.status not in _REDIRECTS or not location:
                 return response
-            there = urlsplit(urljoin(url, location))
+            there = _led_to(url, location)
             if there.scheme not in _PORTS or not there.hostname:
                 raise RegistryError(
                     f"{self.host} redirects to {location[:80]!a}: not a web address"
@@ -501,6 +501,17 @@ def _base(url: str) -> SplitResult:
     if parts.username is not None or parts.password is not None:
         raise SettingsError("registries.url", "a URL holds no credentials: use a connection")
     return parts
+
+
+def _led_to(url: str, location: str) -> SplitResult:
+    """Where ``location``, found in the answer of ``url``, leads.
+
+    :raises RegistryError: nowhere
+    """
+    try:
+        return urlsplit(urljoin(url, location))
+    except ValueError as err:
+        raise RegistryError(f"not a web address: {location[:80]!a}") from err
 
 
 def _origin(url: SplitResult) -> tuple[str, str, int]:

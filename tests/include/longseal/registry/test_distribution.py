@@ -420,6 +420,15 @@ def test_too_many_referrers_are_an_error(start: Start, monkeypatch: pytest.Monke
         registry.referrers("corp/app", subject)
 
 
+@pytest.mark.parametrize("link", ["http://[a", "//[", "http://a:x/"])
+def test_a_next_page_at_no_address_is_an_error(start: Start, link: str) -> None:
+    server, registry = start()
+    headers = {"Link": f'<{link}>; rel="next"', "Content-Type": "application/json"}
+    server.fail("tags/list", Failure(200, headers, b'{"tags":["v1"]}'))
+    with pytest.raises(RegistryError, match="not a web address"):
+        registry.tags("corp/app")
+
+
 def test_a_next_page_on_another_host_is_refused(start: Start) -> None:
     other, _ = start()
     server, registry = start(page=1, next_host=other.url)
@@ -490,7 +499,9 @@ def test_redirects_end_somewhere(start: Start) -> None:
     assert server.count("GET") == transport.MAX_REDIRECTS + 1
 
 
-@pytest.mark.parametrize("location", ["file:///etc/passwd", "ftp://a/b", "http://a:x/"])
+@pytest.mark.parametrize(
+    "location", ["file:///etc/passwd", "ftp://a/b", "http://a:x/", "http://[a", "//["]
+)
 def test_a_redirect_leads_to_the_web_or_nowhere(start: Start, location: str) -> None:
     server, registry = start()
     server.fail("GET", Failure(302, {"Location": location}))
@@ -511,6 +522,18 @@ def test_tls_is_checked_against_the_given_authority(
     _, unknown = start(tls=context, client={"retries": 0})
     with pytest.raises(RegistryError, match="SSL certificate"):
         unknown.tags("corp/app")
+
+
+def test_a_certificate_is_for_the_host_that_shows_it(
+    start: Start, authority: tuple[Path, ssl.SSLContext]
+) -> None:
+    file, context = authority
+    server, _ = start(tls=context)
+    url = server.url.replace("127.0.0.1", "localhost")
+    other = DistributionRegistry("main", url, ca_file=file, retries=0)
+    with pytest.raises(RegistryError, match="SSL"):
+        other.tags("corp/app")
+    assert not server.requests
 
 
 def test_a_redirect_from_https_to_http_is_refused(
@@ -677,7 +700,9 @@ def test_a_password_is_not_sent_unencrypted_to_another_host(start: Start) -> Non
     assert not thief.requests
 
 
-@pytest.mark.parametrize("realm", ["file:///etc/passwd", "ldap://x/", "token", "http:///x"])
+@pytest.mark.parametrize(
+    "realm", ["file:///etc/passwd", "ldap://x/", "token", "http:///x", "http://[x"]
+)
 def test_a_token_service_is_on_the_web(start: Start, realm: str) -> None:
     _, registry = start(bearer=("ci", "x"), realm=realm, client={"credentials": LOGIN})
     with pytest.raises(RefusedError):
