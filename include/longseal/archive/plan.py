@@ -169,7 +169,11 @@ def plan(
     statement = Statement(
         (Subject.of(document, "plan.json"),),
         predicate_type(workspace, "prune-plan"),
-        {"items": len(items), "keyid": organisation_key(workspace).keyid},
+        {
+            "items": len(items),
+            "keyid": organisation_key(workspace).keyid,
+            "quorum": workspace.settings.timestamp_quorum,
+        },
     )
     operations = ceremony.run(statement.format()).operations
     if operations:

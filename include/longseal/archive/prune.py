@@ -441,6 +441,7 @@ def _deletion(
             "deleted": len(gone),
             "kept": len(items) - len(gone),
             "keyid": organisation_key(workspace).keyid,
+            "quorum": workspace.settings.timestamp_quorum,
         },
     ).format()
 

@@ -146,7 +146,7 @@ def _prove(arguments: argparse.Namespace) -> int:
 
     workspace = workspace_of(arguments)
     folders = prove(workspace, arguments.digest, arguments.to)
-    check = f"./verify.sh {' '.join(told(workspace))}"
+    check = f"./verify.sh {' '.join(told(workspace, *folders))}"
     document = {"folders": list(map(str, folders)), "check": check}
     show(arguments, "Proof", document, document)
     return DONE

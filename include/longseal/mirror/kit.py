@@ -208,6 +208,7 @@ def _statement(workspace: Workspace, site: SiteSettings, sequence: int, inventor
             "site": site.name,
             "sequence": sequence,
             "keyid": organisation_key(workspace).keyid,
+            "quorum": workspace.settings.timestamp_quorum,
         },
     ).format()
 

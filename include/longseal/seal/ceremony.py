@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,7 +30,7 @@ from longseal.seal.keys import KeySet, fingerprint, verify_signature
 from longseal.seal.organisation import anchors_of, signer_of
 from longseal.seal.signers.checked import sign_checked
 from longseal.seal.signers.interface import PublicKey, Signer
-from longseal.seal.statement import PAYLOAD_TYPE, Statement, pae
+from longseal.seal.statement import PAYLOAD_TYPE, Statement, pae, required
 from longseal.seal.timestamps import (
     Authority,
     Gathered,
@@ -275,9 +275,10 @@ def check_bundle(workspace: Workspace, bundle: bytes, keys: KeySet | None = None
     """
     parts = parse_key_bundle(bundle)
     anchors = anchors_of(workspace, keys)
-    key = anchors.named(Statement.parse(parts.payload).predicate.get("keyid"))
+    predicate = Statement.parse(parts.payload).predicate
+    key = anchors.named(predicate.get("keyid"))
     verify_key_bundle(parts, key)
-    tokens = require_quorum(workspace, parts.timestamps, parts.signature)
+    tokens = require_quorum(workspace, parts.timestamps, parts.signature, predicate)
     anchors.require_window(key, min(token.gen_time for token in tokens))
     rekor = workspace.settings.rekor
     if rekor is None:
@@ -316,20 +317,25 @@ def authorities(workspace: Workspace, retired: bool = False) -> tuple[Authority,
 
 
 def require_quorum(
-    workspace: Workspace, tokens: Sequence[bytes], message: bytes
+    workspace: Workspace, tokens: Sequence[bytes], message: bytes, predicate: Mapping[str, Any]
 ) -> tuple[Token, ...]:
     """Check that enough authorities of the settings stamped ``message``.
 
+    :param predicate: of the statement that was stamped, or of the seal that the file came with
     :returns: a good token of each authority that has one
     :raises VerificationError: when too few did, with why
     """
     known = authorities(workspace, retired=True)
-    return verify_quorum(tokens, message, known, workspace.settings.timestamp_quorum)
+    quorum = required(predicate, workspace.settings.timestamp_quorum)
+    return verify_quorum(tokens, message, known, quorum)
 
 
-def timestamp_file(workspace: Workspace, key: str, tokens_key: str) -> None:
+def timestamp_file(
+    workspace: Workspace, key: str, tokens_key: str, predicate: Mapping[str, Any]
+) -> None:
     """Have an archived file timestamped by the quorum, unless it is.
 
+    :param predicate: of the seal that it comes with
     :raises TimestampError: the quorum was not reached
     """
     message = workspace.archive.get(key)
@@ -337,7 +343,7 @@ def timestamp_file(workspace: Workspace, key: str, tokens_key: str) -> None:
         gathered = _gather(workspace, message)
         with suppress(ConflictError):
             workspace.store(tokens_key, _tokens_document(gathered))
-    require_quorum(workspace, read_tokens(workspace, tokens_key), message)
+    require_quorum(workspace, read_tokens(workspace, tokens_key), message, predicate)
 
 
 def read_tokens(workspace: Workspace, key: str) -> list[bytes]:

@@ -39,6 +39,11 @@ KEPT: Final = 2
 """Statements that stay attached to one image; older ones live in the archive."""
 
 ATTACHED: Final = "image-statements/"
+
+_SIGNED: Final = "signed.json"
+_HANGING: Final = "attached.json"
+"""Beside a seal's image statements, once there is nothing left to do: a rerun reads no leaf."""
+
 _CHANGES = re.compile(r"image-statements/\d{14}-[0-9a-f]{64}\.jsonl")
 
 
@@ -85,9 +90,13 @@ def groups_of(workspace: Workspace, places: Iterable[Place]) -> list[list[str]]:
 
 def sign_images(workspace: Workspace, seal: Published) -> dict[str, Any]:
     """Make the statements about a published seal's images, those that are not made yet."""
+    folder = f"{seal_folder(seal.sequence)}/images"
+    done = f"{folder}/{_SIGNED}"
+    if workspace.archive.stat(done) is not None:
+        made = parse_object(workspace.archive.get(done), done)
+        return {"image_statements": int(made["statements"]), "key_operations": 0}
     operations = 0
     groups = groups_of(workspace, places_of(workspace, seal))
-    folder = f"{seal_folder(seal.sequence)}/images"
     ceremonies = [Ceremony(workspace, f"{folder}/{at:04}") for at in range(1, len(groups) + 1)]
     workspace.budget.require(sum(not ceremony.signed for ceremony in ceremonies))
     for ceremony, digests in zip(ceremonies, groups, strict=True):
@@ -98,6 +107,7 @@ def sign_images(workspace: Workspace, seal: Published) -> dict[str, Any]:
         workspace.note(
             "image-statement.signed", {"folder": ceremony.folder, "bundle": finished.digest}
         )
+    workspace.store(done, canonical_json({"statements": len(groups)}))
     return {"image_statements": len(groups), "key_operations": operations}
 
 
@@ -114,6 +124,7 @@ def _statement(workspace: Workspace, seal: Published, digests: Sequence[str]) ->
             "issuedAt": timestamp(issued),
             "expires": timestamp(expires),
             "keyid": organisation_key(workspace).keyid,
+            "quorum": workspace.settings.timestamp_quorum,
         },
     ).format()
 
@@ -124,6 +135,9 @@ def attach_images(workspace: Workspace, seal: Published, workers: int = 16) -> d
     An image that is gone, or a registry that does not answer, is reported and tried again by the
     next run. An image whose evidence was revoked after the seal gets no statement.
     """
+    done = f"{seal_folder(seal.sequence)}/images/{_HANGING}"
+    if workspace.archive.stat(done) is not None:
+        return {"attached": 0, "removed": 0, "failed": {}}
     by_image: dict[str, bytes] = {}
     for folder in statement_folders(workspace, seal.sequence):
         bundle = workspace.archive.get(f"{folder}/{BUNDLE}")
@@ -131,11 +145,8 @@ def attach_images(workspace: Workspace, seal: Published, workers: int = 16) -> d
         by_image |= {f"sha256:{one.digest['sha256']}": bundle for one in statement.subjects}
     # A seal stands for ever; whoever fell since then is not recommended anew.
     still = workspace.catalog.verified_images(set(by_image))
-    places = [
-        place
-        for place in places_of(workspace, seal)
-        if (place.registry, place.repository, place.image) in still
-    ]
+    sealed = places_of(workspace, seal)
+    places = [place for place in sealed if (place.registry, place.repository, place.image) in still]
     attached = {
         Place(row.source, row.repository, row.image)
         for row in workspace.catalog.image_statements({place.image for place in places})
@@ -174,6 +185,8 @@ def attach_images(workspace: Workspace, seal: Published, workers: int = 16) -> d
             "image-statement.attached",
             {"sequence": seal.sequence, "attached": len(rows), "removed": removed},
         )
+    if not failed and len(places) == len(sealed):
+        workspace.store(done, canonical_json({"images": len(places)}))
     return {"attached": len(rows), "removed": removed, "failed": failed}
 
 

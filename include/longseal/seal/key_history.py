@@ -170,6 +170,7 @@ def _publish(
             predicate_type(workspace, "key-set"),
             {
                 "keyid": name,
+                "quorum": workspace.settings.timestamp_quorum,
                 "previous": digest_of(data),
                 "reason": reason[:1_000],
                 "version": after.version,

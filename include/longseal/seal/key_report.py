@@ -23,11 +23,12 @@ from longseal.canonical import (
 )
 from longseal.errors import MalformedError, RefusedError, VerificationError
 from longseal.seal.bundle import parse_key_bundle
-from longseal.seal.ceremony import BUNDLE, SIGNED, log_key, require_quorum
+from longseal.seal.ceremony import BUNDLE, SIGNED, log_key
 from longseal.seal.checkpoint import verify_checkpoint
 from longseal.seal.keys import KeyEntry, KeySet, fingerprint, spki
 from longseal.seal.organisation import keys_in_force, organisation_key
-from longseal.seal.published import SEAL, Published, published
+from longseal.seal.published import SEAL
+from longseal.seal.renewal import Renewable, renewables
 from longseal.seal.tiles import read_checkpoint, read_entries
 from longseal.seal.tree import Frontier, leaf_hash
 from longseal.workspace import Workspace
@@ -37,22 +38,13 @@ MAX_LOG_ENTRIES: Final = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Stamped:
-    """A seal, and the first time at which an authority saw its signature."""
-
-    seal: Published
-    keyid: str
-    at: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class Standing:
     """One key, and what of its work stands.
 
     :param seals: sequences stamped within its window
-    :param doubtful: sequences stamped outside of it, each with the first seal after it whose own
-        signature stands: from that one's time on, its list proves that the doubtful one was there;
-        None where there is none
+    :param doubtful: sequences stamped outside of it, or by nobody who is believed, each with the
+        first seal after it whose own signature stands: from that one's time on, its list proves
+        that the doubtful one was there; None where there is none
     """
 
     entry: KeyEntry
@@ -71,29 +63,24 @@ class Standing:
         }
 
 
-def standings(keys: KeySet, seals: Sequence[Stamped]) -> list[Standing]:
+def standings(keys: KeySet, seals: Sequence[Renewable]) -> list[Standing]:
     """What stands of each key's seals, oldest key first."""
-    entries = {entry.keyid: entry for entry in keys.keys}
-
-    def stands(one: Stamped) -> bool:
-        return one.keyid in entries and entries[one.keyid].covers(one.at)
-
     found = []
     for entry in sorted(keys.keys, key=lambda each: each.since):
-        mine = [one for one in seals if one.keyid == entry.keyid]
+        mine = [one for one in seals if one.key == entry]
         doubtful = {
-            one.seal.sequence: next(
+            one.sequence: next(
                 (
-                    later.seal.sequence
+                    later.sequence
                     for later in seals
-                    if later.seal.sequence > one.seal.sequence and stands(later)
+                    if later.sound and later.sequence > one.sequence
                 ),
                 None,
             )
             for one in mine
-            if not stands(one)
+            if not one.sound
         }
-        sound = tuple(one.seal.sequence for one in mine if stands(one))
+        sound = tuple(one.sequence for one in mine if one.sound)
         found.append(Standing(entry, sound, doubtful))
     return found
 
@@ -101,14 +88,7 @@ def standings(keys: KeySet, seals: Sequence[Stamped]) -> list[Standing]:
 def key_standings(workspace: Workspace) -> tuple[KeySet, list[Standing]]:
     """The newest key set, and what stands of each key's seals."""
     keys = keys_in_force(workspace).keys
-    return keys, standings(keys, [_stamped(workspace, one) for one in published(workspace)])
-
-
-def _stamped(workspace: Workspace, seal: Published) -> Stamped:
-    parts = parse_key_bundle(seal.bundle)
-    tokens = require_quorum(workspace, parts.timestamps, parts.signature)
-    keyid = str(seal.statement.predicate.get("keyid"))
-    return Stamped(seal, keyid, min(token.gen_time for token in tokens))
+    return keys, standings(keys, renewables(workspace))
 
 
 # -- reconciliation --------------------------------------------------------------------------------

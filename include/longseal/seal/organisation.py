@@ -80,7 +80,8 @@ def anchors_of(workspace: Workspace, keys: KeySet | None = None) -> Anchors:
     if keys is None:
         keys = keys_in_force(workspace).keys
     newest = max(keys.keys, key=lambda each: each.since)
-    return Anchors(newest.key, quorum=workspace.settings.timestamp_quorum, keys=keys)
+    quorum = workspace.settings.timestamp_quorum
+    return Anchors(newest.key, quorum=quorum, keys=keys, as_made=True)
 
 
 def signer_of(workspace: Workspace, wanted: str) -> Signer:

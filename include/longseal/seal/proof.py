@@ -14,7 +14,7 @@ from longseal.seal.keys import KeySet, fingerprint, keyid
 from longseal.seal.published import SEAL, TRUSTED_ROOT, Published, check_tree
 from longseal.seal.rekor import verify_entry
 from longseal.seal.signers.interface import PublicKey
-from longseal.seal.statement import Statement
+from longseal.seal.statement import Statement, required
 from longseal.seal.timestamps import Authority, Token, verify_quorum
 from longseal.seal.trusted_root import Log, parse_trusted_root
 
@@ -31,12 +31,15 @@ class Anchors:
     :param timestamp_roots: fingerprints of the authorities' roots that are believed; None where the
         trusted root beside the seal is believed because something signed by ``key`` lists it
     :param quorum: how many authorities must have stamped
+    :param as_made: the organisation's own view: of what was made when fewer had to stamp, only
+        these. A stranger asks for the quorum, whatever the statement says of itself
     """
 
     key: PublicKey
     timestamp_roots: frozenset[str] | None = None
     quorum: int = 1
     keys: KeySet | None = None
+    as_made: bool = False
 
     def named(self, named: object) -> PublicKey:
         """The key that a statement names, where it is one of those that are known.
@@ -87,9 +90,11 @@ def verify_stamped(
             f"expected a {kind} statement, found {statement.predicate_type[:200]}"
         )
     authorities, log = parse_trusted_root(trusted_root)
-    tokens = verify_quorum(
-        bundle.timestamps, bundle.signature, believed(authorities, anchors), anchors.quorum
-    )
+    quorum = anchors.quorum
+    if anchors.as_made:
+        quorum = required(statement.predicate, quorum)
+    known = believed(authorities, anchors)
+    tokens = verify_quorum(bundle.timestamps, bundle.signature, known, quorum)
     if log is not None:
         _verify_log(bundle, key, log)
     anchors.require_window(key, min(token.gen_time for token in tokens))

@@ -23,6 +23,7 @@ from longseal.archive.pack import Evidence, load_evidence
 from longseal.canonical import digest_of, hex_of, sha256_hex, timestamp
 from longseal.catalog.models import Evidence as EvidenceRow
 from longseal.errors import MalformedError, RefusedError, UnsupportedError, VerificationError
+from longseal.seal.bundle import parse_key_bundle
 from longseal.seal.ceremony import authorities
 from longseal.seal.checkpoint import Proof, parse_verifier_key
 from longseal.seal.keys import KeySet, keyid, load_public_pem, public_pem
@@ -37,6 +38,7 @@ from longseal.seal.published import (
     seal_folder,
 )
 from longseal.seal.renewal import path, renewables
+from longseal.seal.statement import Statement, required
 from longseal.seal.timestamps import Token, parse_tokens, verify_quorum
 from longseal.seal.tree import Tree, leaf_hash
 from longseal.seal.trusted_root import parse_trusted_root
@@ -95,18 +97,27 @@ def prove(workspace: Workspace, digest: str, folder: Path) -> list[Path]:
     return written
 
 
-def told(workspace: Workspace) -> list[str]:
+def told(workspace: Workspace, *folders: Path) -> list[str]:
     """What the reader of a proof must have been told, as ``verify.sh`` takes it.
 
     The key is that of the newest seal, which is an older one than signs now when that is new; the
-    authorities are all whose timestamps count.
+    authorities are all whose timestamps count; the quorum is that of the settings, or less where a
+    seal in ``folders`` was made when fewer had to stamp.
+
+    :param folders: the proofs
     """
     newest = published(workspace)[-1]
     roots = {one.root_fingerprint for one in authorities(workspace, retired=True)}
+    asked = workspace.settings.timestamp_quorum
+    made = (
+        Statement.parse(parse_key_bundle(path.read_bytes()).payload).predicate
+        for folder in folders
+        for path in folder.rglob(SEAL)
+    )
     return [
         f"key=sha256:{newest.statement.predicate['keyid']}",
         *(f"tsa={root}" for root in sorted(roots)),
-        f"quorum={workspace.settings.timestamp_quorum}",
+        f"quorum={min([asked, *(required(one, asked) for one in made)])}",
     ]
 
 

@@ -245,6 +245,7 @@ class Reseal:
                 "previous": None if not before else before[-1].digest,
                 "renews": [{"sequence": one.sequence, "digest": one.digest} for one in before],
                 "keyid": keys.entry.keyid,
+                "quorum": workspace.settings.timestamp_quorum,
                 "software": f"longseal {__version__}",
             },
         ).format()
@@ -468,7 +469,7 @@ def renew(workspace: Workspace, seal: Published) -> None:
     if workspace.archive.stat(key) is None:
         upto = [one for one in published(workspace) if one.sequence <= seal.sequence]
         workspace.store(key, _sums("sha512", _renewed(workspace, upto)))
-    timestamp_file(workspace, key, tokens)
+    timestamp_file(workspace, key, tokens, seal.statement.predicate)
 
 
 def check_renewals(workspace: Workspace, seals: Iterable[Published]) -> None:
@@ -489,7 +490,8 @@ def check_renewals(workspace: Workspace, seals: Iterable[Published]) -> None:
         expected += _sums("sha512", _renewed(workspace, [seal]))
         if workspace.archive.get(key) != expected:
             raise VerificationError(f"{key} is not of the seals and authorities in the archive")
-        require_quorum(workspace, read_tokens(workspace, tokens), expected)
+        stamps = read_tokens(workspace, tokens)
+        require_quorum(workspace, stamps, expected, seal.statement.predicate)
 
 
 def _renewed(workspace: Workspace, seals: Iterable[Published]) -> Iterator[tuple[str, bytes]]:

@@ -88,6 +88,20 @@ class Statement:
         return cls(tuple(_parse_subject(each) for each in subjects), kind, predicate)
 
 
+def required(predicate: Mapping[str, Any], asked: int) -> int:
+    """How many timestamps a statement of the organisation's needs, where ``asked`` are asked now.
+
+    No more than were asked when it was made, which its predicate says: a quorum that is raised
+    later takes nothing from what was good before.
+
+    :raises MalformedError: it says no number
+    """
+    made = predicate.get("quorum", asked)
+    if type(made) is not int or made < 1:
+        raise MalformedError("a predicate's quorum is a number from 1 on")
+    return min(asked, made)
+
+
 def pae(payload_type: str, payload: bytes) -> bytes:
     """DSSE's pre-authentication encoding: the message that is signed."""
     kind = payload_type.encode()

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import yaml
@@ -9,8 +10,10 @@ from tests.doubles.timestamp_authority import TimestampAuthorityDouble
 from tests.installation import Installation, harvest_all, seal
 from tests.retired import REPOSITORY, put_image, trust_double
 
+from longseal.archive.directory import DirectoryArchive
 from longseal.canonical import digest_of
 from longseal.registry.attach import attach
+from longseal.seal import images as images_module
 from longseal.seal.bundle import MEDIA_TYPE
 from longseal.seal.ceremony import BUNDLE, seal_trusted_root
 from longseal.seal.images import KEPT, attach_images, sign_images, statement_folders
@@ -99,3 +102,68 @@ def test_a_repository_of_attachments_takes_no_statement_for_an_image_that_is_els
     assert sealed is not None
     sign_images(workspace, sealed)
     assert attach_images(workspace, sealed) == {"attached": 0, "removed": 0, "failed": {}}
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The keys of what is read from the archive."""
+    found: list[str] = []
+    get = DirectoryArchive.get
+
+    def read(self: DirectoryArchive, key: str, *limit: int) -> bytes:
+        found.append(key)
+        return get(self, key, *limit)
+
+    monkeypatch.setattr(DirectoryArchive, "get", read)
+    return found
+
+
+@pytest.mark.parametrize("images", [1, 12])
+def test_a_rerun_reads_as_little_whether_there_are_few_images_or_many(
+    images: int, tmp_path: Path, authority: TimestampAuthorityDouble, reads: list[str]
+) -> None:
+    installation = Installation(tmp_path / "installation", authority)
+    sigstore = trust_double(installation, START)
+    for number in range(images):
+        signed = START + timedelta(days=number)
+        image, subject = put_image(installation, REPOSITORY, signed)
+        bundle = sigstore.attest(image, at=signed)
+        attach(installation.registry(), REPOSITORY, subject, MEDIA_TYPE, bundle, {})
+    workspace = installation.workspace()
+    harvest_all(workspace)
+    sealed = seal(workspace, "r-1").sealed
+    assert sealed is not None
+    with patch.object(images_module, "MAX_IMAGES", 2):
+        signed_first = sign_images(workspace, sealed)
+        attach_images(workspace, sealed)
+        assert signed_first["key_operations"] == (images + 1) // 2
+        operations = installation.key_operations()
+        reads.clear()
+        again = sign_images(workspace, sealed)
+        assert attach_images(workspace, sealed) == {"attached": 0, "removed": 0, "failed": {}}
+    assert again == {**signed_first, "key_operations": 0}
+    assert reads == ["seals/000001/images/signed.json"]
+    assert installation.key_operations() == operations
+
+
+def test_an_image_that_took_no_statement_gets_it_from_the_rerun(
+    tmp_path: Path, authority: TimestampAuthorityDouble
+) -> None:
+    installation = Installation(tmp_path / "installation", authority)
+    sigstore = trust_double(installation, START)
+    image, subject = put_image(installation, REPOSITORY, START)
+    bundle = sigstore.attest(image, at=START + timedelta(days=1))
+    attach(installation.registry(), REPOSITORY, subject, MEDIA_TYPE, bundle, {})
+    workspace = installation.workspace()
+    harvest_all(workspace)
+    sealed = seal(workspace, "r-1").sealed
+    assert sealed is not None
+    sign_images(workspace, sealed)
+    folder, away = installation.folder / "registry", tmp_path / "away"
+    folder.rename(away)
+    folder.mkdir()
+    assert attach_images(installation.workspace(), sealed)["failed"]
+    folder.rmdir()
+    away.rename(folder)
+    again = attach_images(installation.workspace(), sealed)
+    assert (again["attached"], again["failed"]) == (1, {})
