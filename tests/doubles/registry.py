@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
 from longseal.canonical import digest_of
@@ -88,6 +88,8 @@ class Failure:
     """Answer rightly, and break off half way."""
     replace: Callable[[bytes], bytes] | None = None
     """Answer rightly, with the body changed."""
+    hang_up: Literal["before", "after"] | None = None
+    """Give no answer, before or after doing what was asked."""
 
 
 @dataclass
@@ -287,7 +289,9 @@ class _Handler(BaseHTTPRequestHandler):
         if registry.quirks.latency:
             time.sleep(registry.quirks.latency)
         self.failure = failure
-        if failure and not failure.truncate and failure.replace is None:
+        if failure and failure.hang_up == "before":
+            self.close_connection = True
+        elif failure and not (failure.truncate or failure.replace or failure.hang_up):
             self.answer(failure.status, failure.body, dict(failure.headers))
         elif self.authorised():
             self.route()
@@ -502,6 +506,9 @@ class _Handler(BaseHTTPRequestHandler):
         headers = headers or {}
         if self.command == self.registry.lose_answer:
             self.registry.lose_answer, self.close_connection = None, True
+            return
+        if failure and failure.hang_up:
+            self.close_connection = True
             return
         self.send_response_only(status)
         if status in (200, 206) and failure and failure.replace is not None:

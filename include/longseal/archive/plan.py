@@ -176,8 +176,12 @@ def plan(
         },
     )
     operations = ceremony.run(statement.format()).operations
-    if operations:
-        workspace.note("prune.planned", {"plan": digest_of(document), "items": len(items)})
+    note_once(
+        workspace,
+        "prune.planned",
+        {"plan": digest_of(document), "items": len(items)},
+        _made(document),
+    )
     return Plan(digest_of(document), tuple(items), dict(found.stopped), operations)
 
 
@@ -210,8 +214,11 @@ def planned_versions(document: bytes) -> dict[str, str | None]:
 
 def expired(workspace: Workspace, document: bytes) -> bool:
     """Whether a plan is too old to be begun."""
-    made = parse_object(document, "a prune plan", MAX_PLAN_BYTES)["createdAt"]
-    return workspace.now() > parse_timestamp(made) + PLAN_LIFE
+    return workspace.now() > _made(document) + PLAN_LIFE
+
+
+def _made(document: bytes) -> datetime:
+    return parse_timestamp(parse_object(document, "a prune plan", MAX_PLAN_BYTES)["createdAt"])
 
 
 def require_signed(workspace: Workspace, document: bytes) -> None:
@@ -254,6 +261,22 @@ def closed(workspace: Workspace, digest: str) -> bool:
 def spent(workspace: Workspace, digest: str) -> bool:
     """Whether the plan with this digest was carried out, to whatever end."""
     return closed(workspace, digest) or Ceremony(workspace, burial_folder(digest)).finished
+
+
+def note_once(
+    workspace: Workspace, action: str, details: Mapping[str, Any], since: datetime
+) -> None:
+    """Into the ledger, unless a run that was killed came as far.
+
+    :param details: ``plan`` among them, which tells them from those of another
+    :param since: when it was done at the earliest
+    """
+    for entry in workspace.ledger.newest_first():
+        if entry.at < since:
+            break
+        if entry.action == action and entry.details.get("plan") == details["plan"]:
+            return
+    workspace.note(action, details)
 
 
 def _unfinished(workspace: Workspace) -> Iterator[str]:

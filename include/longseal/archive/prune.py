@@ -33,6 +33,7 @@ from longseal.archive.plan import (
     document_of,
     due,
     expired,
+    note_once,
     planned_versions,
     read_plan,
     require_signed,
@@ -141,7 +142,10 @@ def execute(
     deletion = digest_of(burial.bundle())
     gone = _buried(workspace, burial)
     rows = _rows(workspace, items)
-    _note(workspace, digest, deletion, burial)
+    said = Statement.parse(burial.statement()).predicate
+    details = {name: said[name] for name in ("plan", "approver", "deleted", "kept")}
+    begun_at = _begun(workspace, digest).at
+    note_once(workspace, "prune.deleted", {**details, "deletion": deletion}, begun_at)
     back = _put_back(workspace, deletion)
     places = {item.place: item for item in gone if item.place not in back}
     under = {deletion: [], None: []}  # type: dict[str | None, list[int]]
@@ -193,7 +197,14 @@ def _begin(
         }
         with suppress(ConflictError):
             workspace.store(key, canonical_json(begun))
-            workspace.note("prune.begun", {**begun, "missing": len(missing)})
+    found = _begun(workspace, digest)
+    details = {"plan": digest, "approver": found.approver, "at": timestamp(found.at)}
+    note_once(workspace, "prune.begun", {**details, "missing": len(found.missing)}, found.at)
+    return found
+
+
+def _begun(workspace: Workspace, digest: str) -> Begun:
+    key = begun_key(digest)
     found = parse_object(workspace.archive.get(key), key)
     return Begun(
         found["approver"],
@@ -459,16 +470,3 @@ def _put_back(workspace: Workspace, deletion: str) -> set[Place]:
         for place, lines in restored(workspace).items()
         if any(line["deletion"] == deletion for line in lines)
     }
-
-
-def _note(workspace: Workspace, digest: str, deletion: str, burial: Ceremony) -> None:
-    """Into the ledger, once, also where a run was killed before it came to that."""
-    for entry in workspace.ledger.newest_first():
-        if entry.details.get("plan") == digest:
-            if entry.action == "prune.deleted":
-                return
-            if entry.action == "prune.begun":
-                break
-    said = Statement.parse(burial.statement()).predicate
-    details = {name: said[name] for name in ("plan", "approver", "deleted", "kept")}
-    workspace.note("prune.deleted", {**details, "deletion": deletion})

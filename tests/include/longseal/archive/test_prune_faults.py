@@ -178,7 +178,7 @@ def test_killed_at_any_step_and_run_again_nothing_is_lost_and_the_end_is_the_sam
         assert (done["deleted"], done["kept"]) == (IMAGES * EACH, 0), at
         assert one.in_registry() == set()
         assert one.tombstones() == {done["deletion"]}
-        assert len(one.actions("prune.deleted")) == 1, at
+        assert len(one.actions("prune.begun")) == len(one.actions("prune.deleted")) == 1, at
         assert {e.details["approver"] for e in one.actions("prune.deleted")} <= {
             "grace",
             "somebody else",
