@@ -334,12 +334,17 @@ class RegistrySiteSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeSiteSettings:
-    """:param volume_size: most bytes that a volume holds; None where there is no limit"""
+    """:param volume_size: most bytes that a volume holds; None where there is no limit
+    :param receipt_key: fingerprint of the site's own key; None where no receipts are awaited
+    :param receipt_days: how long after a delivery its receipt may take
+    """
 
     name: str
     path: Path
     repositories: tuple[str, ...]
     volume_size: int | None = None
+    receipt_key: str | None = None
+    receipt_days: int = 30
 
 
 ArchiveSettings = DirectoryArchiveSettings | S3ArchiveSettings

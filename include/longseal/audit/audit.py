@@ -13,12 +13,14 @@ from longseal.archive.holds import Holds
 from longseal.archive.pack import load_pack, pack_key
 from longseal.canonical import sha256_hex, timestamp
 from longseal.errors import VerificationError
+from longseal.mirror.receipt import standing
 from longseal.seal.ceremony import authorities
 from longseal.seal.organisation import anchors_of, key_set
 from longseal.seal.proof import verify_chain, verify_seal
 from longseal.seal.published import SEAL, TRUSTED_ROOT, Published, published, seal_folder
 from longseal.seal.renewal import forecasts, require_time
 from longseal.seal.reseal import check_renewals
+from longseal.settings import SiteSettings
 from longseal.verify.report import Report
 from longseal.workspace import Workspace
 
@@ -42,6 +44,8 @@ def audit(workspace: Workspace, share: float = 1.0) -> Report:
     report.attempt("lists", lambda: _lists(workspace, seals))
     report.attempt("month", lambda: _month(seals, workspace.now()))
     report.attempt("renewal", lambda: require_time(forecasts(workspace), workspace.now()))
+    for site in workspace.settings.sites:
+        report.attempt(f"site {site.name}", _site_check(workspace, site))
     report.attempt("packs", lambda: _packs(workspace, share))
     return report
 
@@ -107,6 +111,23 @@ def _month(seals: Sequence[Published], now: datetime) -> str:
         f"{last} is not sealed, and its fifth day is over: look at its run of longseal_reseal, or"
         f" longseal reseal --period {last}"
     )
+
+
+def _site_check(workspace: Workspace, site: SiteSettings) -> Callable[[], str]:
+    """A site's receipt has to come in time."""
+
+    def check() -> str:
+        found = standing(workspace, site)
+        if found.overdue(workspace.now()) and found.waiting is not None:
+            raise VerificationError(
+                f"no receipt since the delivery of {timestamp(found.waiting)}, and it was due by"
+                f" {timestamp(found.due or found.waiting)}: ask the site; longseal sites"
+            )
+        if found.confirmed is None:
+            return "no receipt yet"
+        return f"has {found.confirmed.sequence} of {found.sequence}"
+
+    return check
 
 
 def _lists(workspace: Workspace, seals: list[Published]) -> str:

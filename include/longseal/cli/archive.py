@@ -37,6 +37,11 @@ def add(verbs: Verbs) -> None:
     mirror = verbs.verb("mirror", _mirror, "Bring images and their proof to a site.")
     mirror.add_argument("--site", required=True, metavar="NAME")
 
+    receive = verbs.verb("receive", _receive, "Take in the receipts of sites.")
+    receive.add_argument("receipts", nargs="+", type=Path, metavar="FILE")
+    receive.add_argument("--site", required=True, metavar="NAME")
+    verbs.verb("sites", _sites, "What each site has, lacks and owes, by its receipts.")
+
     audit = verbs.verb("audit", _audit, "Check ledger, seals and packs.")
     audit.add_argument(
         "--share", type=float, default=1.0, help="share of the packs that is read whole (0 to 1)"
@@ -116,7 +121,33 @@ def _mirror(arguments: argparse.Namespace) -> int:
     workspace = workspace_of(arguments)
     document = mirror(workspace, workspace.settings.site(arguments.site))
     show(arguments, f"Mirror to {arguments.site}", document, document)
-    return FINDINGS if document["failed"] or document["withheld"] else DONE
+    bad = document["failed"] or document["withheld"] or document["receipt_refused"]
+    return FINDINGS if bad else DONE
+
+
+def _receive(arguments: argparse.Namespace) -> int:
+    from longseal.mirror.receipt import receive, standing
+
+    workspace = workspace_of(arguments)
+    site = workspace.settings.site(arguments.site)
+    for path in arguments.receipts:
+        receive(workspace, site, workspace.read_setting("FILE", path))
+    document = standing(workspace, site).to_json(workspace.now())
+    show(arguments, f"Site {site.name}", document, document)
+    return FINDINGS if document["lacking"] or document["overdue"] else DONE
+
+
+def _sites(arguments: argparse.Namespace) -> int:
+    from longseal.mirror.receipt import standing
+
+    workspace = workspace_of(arguments)
+    now = workspace.now()
+    document = {
+        site.name: standing(workspace, site).to_json(now) for site in workspace.settings.sites
+    }
+    show(arguments, "Sites", document, document)
+    late = any(one["overdue"] or one["lacking"] for one in document.values())
+    return FINDINGS if late else DONE
 
 
 def _audit(arguments: argparse.Namespace) -> int:

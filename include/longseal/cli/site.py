@@ -40,6 +40,9 @@ def add(verbs: Verbs) -> None:
     push.add_argument("--password-env", metavar="NAME")
     push.add_argument("--ca-file", type=Path, metavar="FILE")
 
+    receipt = _verb(site, "receipt", _receipt, "Sign the answer that goes back: what is here.")
+    receipt.add_argument("--to", type=Path, metavar="FILE", help="as VOLUME/receipt.sigstore.json")
+
     _verb(site, "status", _status, "What the site has, and until when that will do.")
 
 
@@ -119,6 +122,28 @@ def _push(arguments: argparse.Namespace) -> int:
     document = Site(arguments.folder).push(target)
     show(arguments, f"Pushed to {arguments.to}", document, document)
     return FINDINGS if document["failed"] else DONE
+
+
+def _receipt(arguments: argparse.Namespace) -> int:
+    from longseal.canonical import digest_of
+    from longseal.mirror.folder import write_file
+    from longseal.mirror.site import Site
+
+    site = Site(arguments.folder)
+    data = site.receipt(utc_now())
+    if arguments.to:
+        write_file(arguments.to, data)
+    imported = site.imported
+    assert imported is not None
+    document = {
+        "site": site.name,
+        "sequence": imported.sequence,
+        "lacking": dict(imported.lacking),
+        "receipt": digest_of(data),
+        "file": str(arguments.to or site.root / f"receipts/{imported.sequence:06}.sigstore.json"),
+    }
+    show(arguments, "Receipt", document, document)
+    return FINDINGS if imported.lacking else DONE
 
 
 def _status(arguments: argparse.Namespace) -> int:

@@ -23,6 +23,7 @@ from longseal.canonical import digest_of, parse_object, timestamp
 from longseal.catalog.models import Delivery
 from longseal.mirror.inventory import MAX_BYTES, Inventory, Item, Withdrawn
 from longseal.mirror.plan import Plan
+from longseal.seal.bundle import parse_key_bundle
 from longseal.seal.ceremony import Ceremony, seal_trusted_root
 from longseal.seal.key_history import history_files
 from longseal.seal.keys import public_pem
@@ -101,14 +102,14 @@ def make_kit(workspace: Workspace, site: SiteSettings, planned: Plan) -> Kit:
             break
         # Claimed by a run that was killed, for a world that has changed since. It may have got as
         # far as the site.
-        if Ceremony(workspace, _folder(site, fresh.sequence)).finished:
+        if Ceremony(workspace, _folder(site.name, fresh.sequence)).finished:
             latest = fresh.sequence
         fresh = replace(fresh, sequence=fresh.sequence + 1)
     if claimed is None and latest > 0:
         fresh = _following(workspace, site, latest, fresh, planned.withheld)
     inventory = claimed or fresh.format()
     workspace.keep(inventory)
-    ceremony = Ceremony(workspace, _folder(site, fresh.sequence))
+    ceremony = Ceremony(workspace, _folder(site.name, fresh.sequence))
     finished = ceremony.run(_statement(workspace, site, fresh.sequence, inventory))
     files[INVENTORY] = inventory
     files[INVENTORY_BUNDLE] = finished.bundle
@@ -123,9 +124,8 @@ def _following(
     withheld: Mapping[str, str],
 ) -> Inventory:
     """``fresh`` with what it owes to the inventory delivered before it."""
-    claimed = _claimed(workspace, site, last)
-    assert claimed is not None
-    before = Inventory.parse(claimed)
+    before = Inventory.parse(delivered_inventory(workspace, site.name, last))
+    digest = digest_of(delivered_bundle(workspace, site.name, last))
     since = timestamp(fresh.created_at)
     gone = {(one.repository, one.image): one for one in before.withdrawn}
     for one in before.images:
@@ -135,7 +135,7 @@ def _following(
         gone.pop((one.repository, one.image), None)
     return replace(
         fresh,
-        predecessors={**before.predecessors, last: _bundle_digest(workspace, site, last)},
+        predecessors={**before.predecessors, last: digest},
         withdrawn=tuple(gone[key] for key in sorted(gone)),
     )
 
@@ -181,21 +181,31 @@ def deliveries(workspace: Workspace, entries: Iterable[Entry]) -> list[dict[str,
     return list(found.values())
 
 
-def _folder(site: SiteSettings, sequence: int) -> str:
-    return f"deliveries/{site.name}/{sequence:06}"
+def delivered_bundle(workspace: Workspace, site: str, sequence: int) -> bytes:
+    """The signed bundle of an inventory.
+
+    :raises ArchiveError: there is none
+    """
+    return Ceremony(workspace, _folder(site, sequence)).bundle()
+
+
+def delivered_inventory(workspace: Workspace, site: str, sequence: int) -> bytes:
+    """The inventory of that bundle."""
+    payload = parse_key_bundle(delivered_bundle(workspace, site, sequence)).payload
+    return workspace.kept(f"sha256:{Statement.parse(payload).subjects[0].digest['sha256']}")
+
+
+def _folder(site: str, sequence: int) -> str:
+    return f"deliveries/{site}/{sequence:06}"
 
 
 def _claimed(workspace: Workspace, site: SiteSettings, sequence: int) -> bytes | None:
     """The inventory that an earlier run claimed this sequence for."""
-    ceremony = Ceremony(workspace, _folder(site, sequence))
+    ceremony = Ceremony(workspace, _folder(site.name, sequence))
     if not ceremony.claimed:
         return None
     subject = Statement.parse(ceremony.statement()).subjects[0]
     return workspace.kept(f"sha256:{subject.digest['sha256']}")
-
-
-def _bundle_digest(workspace: Workspace, site: SiteSettings, sequence: int) -> str:
-    return digest_of(Ceremony(workspace, _folder(site, sequence)).bundle())
 
 
 def _statement(workspace: Workspace, site: SiteSettings, sequence: int, inventory: bytes) -> bytes:

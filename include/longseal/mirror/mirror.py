@@ -8,15 +8,18 @@ from longseal.canonical import digest_of
 from longseal.mirror.delivery import deliver, put_kit
 from longseal.mirror.kit import INVENTORY, make_kit, note_delivery
 from longseal.mirror.plan import Plan, plan
+from longseal.mirror.receipt import collect
 from longseal.settings import SiteSettings, VolumeSiteSettings
 from longseal.workspace import Workspace
 
 
 def mirror(workspace: Workspace, site: SiteSettings) -> dict[str, Any]:
     """Bring ``site`` up to date; a second run with nothing new writes nothing."""
+    refused = collect(workspace, site)
     planned = plan(workspace, site)
     delivered = deliver(workspace, site, planned.shipments)
-    return {**delivered.to_json(), **finish(workspace, site, planned, delivered.failed)}
+    done = finish(workspace, site, planned, delivered.failed)
+    return {**delivered.to_json(), **done, "receipt_refused": refused}
 
 
 def finish(

@@ -5,6 +5,7 @@
     site.json      name, fingerprint of the organisation's key, timestamp roots, quorum
     key.pem        the site's own key: signs delivery receipts; key.pub is its public half
     images/, site/ what volumes brought, laid out as a volume is
+    receipts/      what the site answered
     state.json     the inventory imported last, and what is lacking of it
 
 No Airflow, no database, no network. An import goes: kit checked; kit written; withdrawn images out
@@ -37,6 +38,7 @@ from longseal.mirror.folder import TEMPORARY, read_file, write_file
 from longseal.mirror.inventory import Inventory, Item
 from longseal.mirror.kit import INVENTORY, INVENTORY_BUNDLE, KEY_SET
 from longseal.mirror.plan import Shipment
+from longseal.mirror.receipt import MAX_RECEIPT_BYTES, Receipt, verify_receipt
 from longseal.mirror.volume import SITE, Volume, check_item
 from longseal.registry.copy import Copied
 from longseal.registry.interface import Registry
@@ -293,6 +295,32 @@ class Site:
             "kit_files": written,
             "failed": failed,
         }
+
+    def receipt(self, now: datetime) -> bytes:
+        """The signed answer to the import that came last; asked again, the same bytes.
+
+        :raises RefusedError: nothing was imported yet
+        """
+        inventory, imported = self.inventory, self.imported
+        assert imported is not None
+        said = Receipt(
+            self.name,
+            imported.sequence,
+            imported.inventory,
+            imported.seal,
+            imported.skipped,
+            imported.lacking,
+            now,
+        )
+        name = f"receipts/{imported.sequence:06}.sigstore.json"
+        signer = self.signer
+        if (self.root / name).exists():
+            data = read_file(self.root, name, MAX_RECEIPT_BYTES)
+            if verify_receipt(data, fingerprint(signer.public_key))[0].says() == said.says():
+                return data
+        data = said.sign(inventory.organisation, self._volume(self.root).read(INVENTORY), signer)
+        write_file(self.root / name, data)
+        return data
 
     def _volume(self, root: Path) -> Volume:
         return Volume(root, self.organisation_key, self.timestamp_roots, self.quorum)

@@ -50,6 +50,9 @@ BUNDLE: Final = "bundle.sigstore.json"
 SIGNED: Final = ("seals/", "deliveries/", "prunes/", "deletions/", "approvals/", "keys/")
 """Below what the archive keeps all that the organisation's keys sign."""
 
+RECEIPTS: Final = "receipts/"
+"""Below what it keeps the delivery receipts, which sites sign."""
+
 _SIGNATURE: Final = "signature.json"
 _TIMESTAMPS: Final = "timestamps.json"
 _ENTRY: Final = "log-entry.json"

@@ -36,6 +36,7 @@ from longseal.catalog.models import Seal
 from longseal.errors import RefusedError, RetryableError, VerificationError
 from longseal.seal.ceremony import (
     BUNDLE,
+    RECEIPTS,
     SIGNED,
     Ceremony,
     check_bundle,
@@ -254,11 +255,12 @@ class Reseal:
         return set() if self.period.renewal else self._workspace.catalog.alarming_images()
 
     def _other_bundles(self) -> Iterator[tuple[str, bytes]]:
-        """What else the organisation's key has signed: the seal renews all of it."""
+        """What else the organisation's key has signed, and what sites answered to it: the seal
+        renews all of it."""
         archive = self._workspace.archive
         return (
             (key, archive.get(key))
-            for prefix in SIGNED
+            for prefix in (*SIGNED, RECEIPTS)
             for key in archive.keys(prefix)
             if key.endswith(f"/{BUNDLE}") and not _ATTEMPT.fullmatch(_claim_of(key))
         )

@@ -9,6 +9,7 @@ from longseal.errors import RefusedError, RetryableError
 from longseal.mirror.delivery import Delivered, deliver
 from longseal.mirror.mirror import finish
 from longseal.mirror.plan import Plan, plan
+from longseal.mirror.receipt import collect
 from longseal.workspace import Workspace
 from longseal_airflow.assets import DELIVERIES
 from longseal_airflow.operators.base import LongsealOperator, given
@@ -47,6 +48,8 @@ class LongsealChooseSitesOperator(LongsealOperator):
 class LongsealPlanMirrorOperator(LongsealOperator):
     """Plan what each site should have, from what was harvested and verified.
 
+    First takes in the receipts that came back on volumes; one that does not hold is logged.
+
     The plans go into the archive, named by their digests. Returns a list of batches (``site``,
     ``plan``, ``start``, ``stop``), at least one a site. Retried: a registry that does not list its
     tags.
@@ -64,6 +67,8 @@ class LongsealPlanMirrorOperator(LongsealOperator):
         """Plan."""
         batches: list[dict[str, Any]] = []
         for name in self.sites:
+            refused = collect(workspace, workspace.settings.site(name))
+            self.log_table(f"Receipt of {name} refused", [refused] if refused else [])
             planned = plan(workspace, workspace.settings.site(name))
             withheld = [f"{image}: {why}" for image, why in planned.withheld.items()]
             self.log_table(f"Withheld from {name}", withheld)
