@@ -64,7 +64,7 @@ def restore(
     ):
         members = list(group)
         try:
-            found = _bytes(workspace, members)
+            found = archived(workspace, members)
             put_back(workspace.registry(source), image, members, found, dry_run)
         except (RefusedError, RegistryError) as err:
             failed[f"{source}/{repository}@{image} {manifest}"] = str(err)
@@ -83,8 +83,8 @@ def _attachment(row: Evidence) -> tuple[str, str, str, str]:
     return row.source, row.repository, row.image, row.manifest
 
 
-def _bytes(workspace: Workspace, rows: Sequence[Evidence]) -> dict[str, bytes]:
-    """By digest, the manifest and the layers that the packs have."""
+def archived(workspace: Workspace, rows: Sequence[Evidence]) -> dict[str, bytes]:
+    """By digest, the manifests and the layers of ``rows`` that the packs have."""
     found: dict[str, bytes] = {}
     for pack in sorted({row.pack for row in rows}):
         leaves = {row.leaf for row in rows}
@@ -118,7 +118,7 @@ def put_back(
     media_type = parse_object(data, "a manifest").get("mediaType") or OCI_MANIFEST
     manifest = Manifest(digest, media_type, data)
     parsed = parse_manifest(data, media_type)
-    blobs = {**found, digest_of(EMPTY): EMPTY, **_config(parsed)}
+    blobs = {**found, digest_of(EMPTY): EMPTY, **older_config(parsed)}
     wanted = [one.digest for one in (parsed.config, *parsed.layers) if one is not None]
     absent = [one for one in wanted if not registry.has_blob(repository, one)]
     if lost := [one for one in absent if one not in blobs]:
@@ -146,10 +146,10 @@ def _free_tag(
     registry: Registry, repository: str, image: str, manifest: Manifest, parsed: ImageManifest
 ) -> str:
     """Cosign's older attachments have no subject: whoever looks for them looks for their tags."""
-    suffixes = {_TAGS.get(classify(layer.media_type)) for layer in parsed.layers} - {None}
-    if len(suffixes) != 1:
+    suffix = older_suffix(parsed)
+    if suffix is None:
         raise RefusedError(f"{manifest.digest} has no subject, and no layer says whose tag it had")
-    tag = f"{fallback_tag(image)}{suffixes.pop()}"
+    tag = f"{fallback_tag(image)}{suffix}"
     there = registry.manifest(repository, tag)
     if there is not None and there.digest != manifest.digest:
         layers = {one.digest for one in parse_manifest(there.data, there.media_type).layers}
@@ -161,7 +161,13 @@ def _free_tag(
     return tag
 
 
-def _config(parsed: ImageManifest) -> dict[str, bytes]:
+def older_suffix(parsed: ImageManifest) -> str | None:
+    """Of the tag that one of cosign's older attachments has, as its layers tell."""
+    suffixes = {_TAGS.get(classify(layer.media_type)) for layer in parsed.layers} - {None}
+    return suffixes.pop() if len(suffixes) == 1 else None
+
+
+def older_config(parsed: ImageManifest) -> dict[str, bytes]:
     """Cosign's older attachments have a configuration that follows from their layers."""
     layers = [one.digest for one in parsed.layers]
     document = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from longseal.canonical import digest_of
-from longseal.mirror.delivery import deliver, put_kit
+from longseal.mirror.delivery import Delivered, deliver, put_kit
 from longseal.mirror.kit import INVENTORY, make_kit, note_delivery
 from longseal.mirror.plan import Plan, plan
 from longseal.mirror.receipt import collect
@@ -18,20 +18,21 @@ def mirror(workspace: Workspace, site: SiteSettings) -> dict[str, Any]:
     refused = collect(workspace, site)
     planned = plan(workspace, site)
     delivered = deliver(workspace, site, planned.shipments)
-    done = finish(workspace, site, planned, delivered.failed)
+    done = finish(workspace, site, planned, delivered)
     return {**delivered.to_json(), **done, "receipt_refused": refused}
 
 
 def finish(
-    workspace: Workspace, site: SiteSettings, planned: Plan, failed: dict[str, str]
+    workspace: Workspace, site: SiteSettings, planned: Plan, delivered: Delivered
 ) -> dict[str, Any]:
     """Bring the kit, once all images arrived: its inventory must not promise what is missing."""
+    planned = planned.without(delivered.refused)
     shown = {
         "site": site.name,
         "withheld": planned.withheld,
         "volume": str(site.path) if isinstance(site, VolumeSiteSettings) else None,
     }
-    if failed:
+    if delivered.failed:
         return {
             **shown,
             "sequence": None,

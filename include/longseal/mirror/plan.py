@@ -30,6 +30,11 @@ class Shipment:
     tags: tuple[str, ...]
     referrers: tuple[str, ...]
 
+    @property
+    def name(self) -> str:
+        """As reports name it."""
+        return f"{self.repository}@{self.image}"
+
     def to_json(self) -> dict[str, Any]:
         """For an XCom."""
         return {
@@ -61,6 +66,13 @@ class Plan:
 
     shipments: list[Shipment] = field(default_factory=list)
     withheld: dict[str, str] = field(default_factory=dict)
+
+    def without(self, refused: Mapping[str, str]) -> Plan:
+        """The plan as it turned out: images that were not sent are withheld."""
+        return Plan(
+            [one for one in self.shipments if one.name not in refused],
+            self.withheld | dict(refused),
+        )
 
     def keep(self, workspace: Workspace) -> str:
         """Archive the plan, so that tasks can name it by its digest."""
@@ -104,7 +116,13 @@ def plan(workspace: Workspace, site: SiteSettings) -> Plan:
         place = (image.source, image.repository)
         if place not in tags:
             tags[place] = _tags(workspace, *place)
-        manifests = {row.manifest for row in evidence if _travels(row)} & _there(image)
+        there = _there(image)
+        manifests = {
+            row.manifest
+            for row in evidence
+            # What was pruned comes from the archive.
+            if _travels(row) and (row.manifest in there or row.tombstone is not None)
+        }
         manifests.update(statements.get((*place, image.digest), ()))
         found.shipments.append(
             Shipment(
@@ -134,8 +152,7 @@ def _there(image: Image) -> set[str]:
 
 
 def _travels(row: Evidence) -> bool:
-    kept = row.verdict in ("verified", "ignored") and row.tombstone is None
-    return kept and not row.in_index
+    return row.verdict in ("verified", "ignored") and not row.in_index
 
 
 def _tags(workspace: Workspace, source: str, repository: str) -> dict[str, list[str]]:

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Final
 from longseal.canonical import hex_of
 from longseal.errors import MalformedError, RegistryError
 from longseal.registry.discovery import MAX_CHILDREN, MAX_DEPTH
-from longseal.registry.interface import Descriptor, Manifest, Registry
+from longseal.registry.interface import Descriptor, Manifest, Registry, Source
 from longseal.registry.model import (
     INDEX_TYPES,
     MANIFEST_TYPES,
@@ -56,7 +56,7 @@ class Copied:
 
 
 def copy_blob(
-    source: Registry,
+    source: Source,
     target: Registry,
     repository: str,
     target_repository: str,
@@ -72,7 +72,7 @@ def copy_blob(
 
 
 def copy_manifest_tree(
-    source: Registry,
+    source: Source,
     target: Registry,
     repository: str,
     target_repository: str,
@@ -104,6 +104,19 @@ def copy_manifest_tree(
     return copied
 
 
+def is_whole(place: Registry, repository: str, digest: str) -> bool:
+    """Whether a manifest or index is there with all below it; manifests are read and hashed."""
+    try:
+        manifests = _tree(place, repository, digest)
+    except RegistryError:
+        return False
+    return all(
+        place.has_blob(repository, blob.digest)
+        for manifest in manifests
+        for blob in _blobs(manifest)
+    )
+
+
 def _copy_manifest(
     target: Registry, repository: str, manifest: Manifest, tag: str | None
 ) -> Copied:
@@ -114,7 +127,7 @@ def _copy_manifest(
     return Copied(already_there=1) if present else Copied(1, len(manifest.data))
 
 
-def _tree(source: Registry, repository: str, digest: str) -> list[Manifest]:
+def _tree(source: Source, repository: str, digest: str) -> list[Manifest]:
     """The manifest and all below it; each after every manifest that lists it."""
     found: dict[str, Manifest] = {}
     level = [digest]
@@ -160,7 +173,7 @@ class _Checked(io.RawIOBase):
     It is opened when first read, and again where the source breaks off on the way.
     """
 
-    def __init__(self, source: Registry, repository: str, blob: Descriptor) -> None:
+    def __init__(self, source: Source, repository: str, blob: Descriptor) -> None:
         self._source = source
         self._repository = repository
         self._blob = blob

@@ -34,23 +34,12 @@ class Manifest:
     data: bytes
 
 
-class Registry(Protocol):
-    """Reading and writing one place that holds images.
-
-    Everything returned by digest has been hashed and matches. Absent is None, an empty tuple or
-    False; "could not look" (401, 403, 429, 5xx, truncated, unreadable) is always an exception:
-    :class:`~longseal.errors.RegistryError` where waiting may help, else a permanent error.
-    """
+class Source(Protocol):
+    """What is copied from: the part of :class:`Registry` that finds and reads."""
 
     @property
     def name(self) -> str:
         """The name that the settings give it."""
-
-    def repositories(self) -> Iterator[str]:
-        """Every repository that the place lists and the settings' patterns take, sorted."""
-
-    def tags(self, repository: str) -> tuple[str, ...]:
-        """Every tag of ``repository``, all pages, sorted; empty where the repository is absent."""
 
     def manifest(self, repository: str, reference: str) -> Manifest | None:
         """The manifest or index under a tag or digest."""
@@ -58,14 +47,29 @@ class Registry(Protocol):
     def resolve(self, repository: str, tag: str) -> str | None:
         """The digest that ``tag`` points to, without fetching the manifest where possible."""
 
-    def referrers(self, repository: str, digest: str) -> tuple[Descriptor, ...] | None:
-        """All pages of the referrers API (distribution-spec 1.1); None where there is none."""
-
     def blob(self, repository: str, digest: str, limit: int) -> bytes:
         """A blob, whole and hashed; more than ``limit`` bytes is a MalformedError."""
 
     def open_blob(self, repository: str, digest: str, start: int = 0) -> BinaryIO:
         """A blob as a stream, from the byte ``start`` on; the reader checks its digest."""
+
+
+class Registry(Source, Protocol):
+    """Reading and writing one place that holds images.
+
+    Everything returned by digest has been hashed and matches. Absent is None, an empty tuple or
+    False; "could not look" (401, 403, 429, 5xx, truncated, unreadable) is always an exception:
+    :class:`~longseal.errors.RegistryError` where waiting may help, else a permanent error.
+    """
+
+    def repositories(self) -> Iterator[str]:
+        """Every repository that the place lists and the settings' patterns take, sorted."""
+
+    def tags(self, repository: str) -> tuple[str, ...]:
+        """Every tag of ``repository``, all pages, sorted; empty where the repository is absent."""
+
+    def referrers(self, repository: str, digest: str) -> tuple[Descriptor, ...] | None:
+        """All pages of the referrers API (distribution-spec 1.1); None where there is none."""
 
     def has_blob(self, repository: str, digest: str) -> bool:
         """Whether the blob is there."""

@@ -102,6 +102,7 @@ class LongsealDeliverOperator(LongsealOperator):
         planned = Plan.kept(workspace, batch["plan"])
         shipments = planned.shipments[batch["start"] : batch["stop"]]
         done = deliver(workspace, workspace.settings.site(batch["site"]), shipments)
+        self.log_table("Not sent", [f"{image}: {why}" for image, why in done.refused.items()])
         self.log_table("Not arrived", [f"{image}: {why}" for image, why in done.failed.items()])
         if done.failed:
             image, why = next(iter(done.failed.items()))
@@ -162,9 +163,9 @@ class LongsealFinishMirrorOperator(LongsealOperator):
         for one in delivered:
             total.add(Delivered.from_json(one))
         planned = Plan.kept(workspace, batches[0]["plan"])
-        found = {**total.to_json(), **finish(workspace, site, planned, total.failed)}
-        del found["failed"]
-        found["withheld"] = len(planned.withheld)
+        found = {**total.to_json(), **finish(workspace, site, planned, total)}
+        found["withheld"] = len(found["withheld"])
+        del found["failed"], found["refused"]
         context["outlet_events"][DELIVERIES].extra = {
             name: found[name] for name in ("site", "sequence", "images", "inventory")
         }
