@@ -9,6 +9,9 @@ names and nothing else, and leaves a tombstone for each under one signed deletio
 Where nothing is due, nothing is signed and the run is skipped. An unanswered plan fails after six
 days, and nothing is deleted. A backfill is refused.
 
+Triggered with **Dispose**, a run does the same in the archive with what is past
+`retention.dispose`: what it deletes there is the last copy, and it always asks somebody.
+
 Triggered with a digest in **Restore**, a run plans and deletes nothing: it puts back what was
 pruned of that image or attestation, byte for byte, from the archive.
 """
@@ -48,6 +51,12 @@ with DAG(
             pattern="^(retention|[1-9][0-9]?|100)$",
             description="Percent of a repository that may go, in place of retention.max_share",
         ),
+        "dispose": Param(
+            False,
+            type="boolean",
+            title="Dispose",
+            description="Plan what is past retention.dispose, and delete it from the archive",
+        ),
         "restore": Param(
             "",
             type="string",
@@ -77,16 +86,23 @@ with DAG(
         task_id="plan",
         before="{{ params.before }}",
         max_share="{{ params.max_share }}",
+        dispose="{{ params.dispose }}",
         instead="{{ params.restore }}",
         queue="signing",
     )
     approve = LongsealApprovalOperator(
         task_id="approve",
-        subject="Delete attestations past their retention from the registries?",
+        subject="""\
+Delete attestations past their retention from \
+{{ "the archive, for good" if params.dispose else "the registries" }}?""",
         body="""\
 {% set found = ti.xcom_pull(task_ids="plan") %}
-The plan `{{ found.plan }}` deletes **{{ found["items"] }} attestations**. Each of them is sealed
-and archived, and is read back from the archive before anything goes.
+The plan `{{ found.plan }}` deletes **{{ found["items"] }} attestations**.
+{% if params.dispose %}
+It deletes the **last copy**. What stays is the leaf in its seal, and a tombstone.
+{% else %}
+Each of them is sealed and archived, and is read back from the archive before anything goes.
+{% endif %}
 {% for name, count in found.by_repository.items() %}
 - {{ count }} from `{{ name }}`
 {%- endfor %}

@@ -23,7 +23,7 @@ from longseal.archive.pack import Evidence as Item
 from longseal.archive.pack import load_pack, pack_key, pack_label, packs_in, store_index
 from longseal.archive.records import newest_records
 from longseal.archive.retention import class_of, retain_until
-from longseal.archive.tombstones import Place, buried
+from longseal.archive.tombstones import Place, buried, place_of_leaf
 from longseal.canonical import parse_object, sha256_hex
 from longseal.catalog import models
 from longseal.errors import MalformedError, RestoreInProgress, VerificationError
@@ -100,7 +100,7 @@ def adopt(workspace: Workspace, digests: Iterable[str]) -> int:
         for leaf in (item.leaf for item in items if item.leaf.supersedes is not None):
             moves += [
                 (known.id, known.leaf_hash, catalog_row(leaf, digest))
-                for known in catalog.evidence(**dict(zip(_PLACE, place_of(leaf), strict=True)))
+                for known in catalog.evidence(**dict(zip(_PLACE, place_of_leaf(leaf), strict=True)))
                 if sha256_hex(known.leaf.encode()) == leaf.supersedes
             ]
         catalog.supersede(digest, moves)
@@ -112,11 +112,6 @@ def adopt(workspace: Workspace, digests: Iterable[str]) -> int:
 
 
 _PLACE: Final = ("source", "repository", "image", "manifest", "bundle")
-
-
-def place_of(leaf: Leaf) -> Place:
-    """What makes the evidence of ``leaf`` one."""
-    return (leaf.registry, leaf.repository, leaf.image, leaf.manifest, f"sha256:{leaf.sha256}")
 
 
 # -- reading the archive ---------------------------------------------------------------------
@@ -157,7 +152,7 @@ class Contents:
         sealed = self.sealed.get(hashed)
         row |= {
             "seal": sealed,
-            "tombstone": self.buried.get(place_of(leaf)),
+            "tombstone": self.buried.get(place_of_leaf(leaf)),
             "proof_tries": 0 if kept.lacks_proof else None,
         }
         if sealed is None and hashed in self.suspect:
@@ -195,7 +190,7 @@ class _Leaves:
         self._packs.append(digest)
         for item in items:
             line = item.leaf.line()
-            place = bytes.fromhex(sha256_hex("\0".join(place_of(item.leaf)).encode()))[:16]
+            place = bytes.fromhex(sha256_hex("\0".join(place_of_leaf(item.leaf)).encode()))[:16]
             if item.leaf.supersedes is not None:
                 self._superseded.add(bytes.fromhex(item.leaf.supersedes))
             kept = (bytes.fromhex(sha256_hex(line)), self._file.tell(), len(line))

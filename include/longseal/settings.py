@@ -288,12 +288,16 @@ class LogWatchSettings:
 class RetentionClass:
     """:param keep: how long it stays in the registry
     :param archive: how long the archive locks it at least; None for as long as ``keep``
+    :param cold: when the store moves it to a cold class, counted from the collection; None: never
+    :param dispose: when the archive lets go of it, counted from the collection; None: never
     :param outcomes: the verdicts of its evidence
     """
 
     name: str
     keep: Duration
     archive: Duration | None = None
+    cold: Duration | None = None
+    dispose: Duration | None = None
     repositories: tuple[str, ...] = ("**",)
     predicates: tuple[str, ...] = ("**",)
     outcomes: tuple[str, ...] = ("verified", "rejected", "ignored", "unknown")
@@ -309,6 +313,8 @@ class RetentionSettings:
 
     default: Duration = Duration(24, "month")
     archive: Duration | None = None
+    cold: Duration | None = None
+    dispose: Duration | None = None
     classes: tuple[RetentionClass, ...] = ()
     floor: Duration | None = None
     max_share: int = 20
@@ -944,11 +950,15 @@ def _retention(document: _Document, item: Mapping[str, Any]) -> RetentionSetting
     found = RetentionSettings(
         default=_duration(default),
         archive=_duration(item["archive"]) if "archive" in item else None,
+        cold=_tier(item.get("cold")),
+        dispose=_tier(item.get("dispose")),
         classes=tuple(
             RetentionClass(
                 name=name,
                 keep=_duration(entry["keep"]),
                 archive=_duration(entry["archive"]) if "archive" in entry else None,
+                cold=_tier(entry.get("cold", item.get("cold"))),
+                dispose=_tier(entry.get("dispose", item.get("dispose"))),
                 **{key: tuple(entry[key]) for key in _LISTS_OF_A_CLASS if key in entry},
             )
             for name, entry in item.get("classes", {}).items()
@@ -961,7 +971,29 @@ def _retention(document: _Document, item: Mapping[str, Any]) -> RetentionSetting
         for setting, keep in {"retention.default": found.default, **keeps}.items():
             if keep.after(_ANY_DAY) < floor.after(_ANY_DAY):
                 raise document.error(setting, f"shorter than retention.floor, {item['floor']}")
+    _require_last(document, "retention", found.dispose, (found.default, found.archive))
+    for one in found.classes:
+        tiers = (one.keep, one.archive or found.archive)
+        _require_last(document, f"retention.classes.{one.name}", one.dispose, tiers)
     return found
+
+
+def _require_last(
+    document: _Document,
+    setting: str,
+    dispose: Duration | None,
+    tiers: Iterable[Duration | None],
+) -> None:
+    """Nothing is disposed of before the registry and the archive may let go of it."""
+    for tier in filter(None, tiers):
+        if dispose is not None and dispose.after(_ANY_DAY) < tier.after(_ANY_DAY):
+            raise document.error(
+                f"{setting}.dispose", f"{dispose} is before the {tier} for which it is kept"
+            )
+
+
+def _tier(text: str | None) -> Duration | None:
+    return None if text in (None, "never") else _duration(text)
 
 
 _ANY_DAY: Final = datetime(2001, 1, 1, tzinfo=UTC)

@@ -135,6 +135,7 @@ def sign_policy(workspace: Workspace, document: bytes) -> dict[str, Any]:
                 "version": version,
                 "validUntil": timestamp(policy.valid_until),
                 "keyid": organisation_key(workspace).keyid,
+                "quorum": workspace.settings.timestamp_quorum,
             },
         )
         operations += ceremony.run(statement.format()).operations

@@ -19,9 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from longseal.archive.interface import Stored, Trial
-from longseal.archive.keys import check_key, check_prefix, is_key
+from longseal.archive.keys import check_disposable, check_key, check_prefix, is_key
 from longseal.canonical import parse_timestamp, sha256_hex, timestamp
-from longseal.errors import ArchiveError, ConflictError, MalformedError, SettingsError
+from longseal.errors import ArchiveError, ConflictError, MalformedError, RefusedError, SettingsError
 
 
 class DirectoryArchive:
@@ -117,6 +117,20 @@ class DirectoryArchive:
     def hold(self, key: str, held: bool) -> None:
         """See :class:`~longseal.archive.interface.Archive`; a directory holds nothing."""
         check_key(key)
+
+    def dispose(self, key: str, now: datetime) -> None:
+        """See :class:`~longseal.archive.interface.Archive`; the promised date must be past."""
+        path = self._path(check_disposable(key))
+        try:
+            until = _promised(path)
+            if until is not None and until > now:
+                raise RefusedError(f"{key} is promised until {timestamp(until)}: it stays")
+            path.unlink(missing_ok=True)
+            _promise_of(path).unlink(missing_ok=True)
+            if path.parent.is_dir():
+                _flush(path.parent)
+        except OSError as err:
+            raise ArchiveError(f"could not delete {key}: {err.strerror}") from err
 
     def keys(self, prefix: str) -> Iterator[str]:
         """See :class:`~longseal.archive.interface.Archive`."""

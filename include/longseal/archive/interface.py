@@ -84,3 +84,9 @@ class Archive(Protocol):
 
         A hold has no date: it keeps even what is past its retain-until date.
         """
+
+    def dispose(self, key: str, now: datetime) -> None:
+        """Delete a pack, its index or its label, every version of it; nothing there is no error.
+
+        :raises RefusedError: it is no such key, or is locked or held
+        """

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from longseal.errors import MalformedError
+from longseal.errors import MalformedError, RefusedError
 
 MAX_KEY: Final = 512
 """Longest key, in bytes."""
 
 _PART = r"[a-z0-9_-][a-z0-9._-]{0,199}"
 _KEY = re.compile(rf"{_PART}(/{_PART})*")
+_DISPOSABLE = re.compile(r"packs/sha256/[0-9a-f]{64}\.(zip|parquet|json)")
 _PREFIX = re.compile(rf"({_PART}/)*({_PART})?")
 
 
@@ -45,3 +46,13 @@ def check_prefix(prefix: str) -> str:
     if len(prefix) > MAX_KEY or _PREFIX.fullmatch(prefix) is None:
         raise MalformedError(f"no archive key begins with {prefix[:120]!a}")
     return prefix
+
+
+def check_disposable(key: str) -> str:
+    """``key``, when it is of a pack, its index or its label: nothing else is ever deleted.
+
+    :raises RefusedError: when it is not
+    """
+    if _DISPOSABLE.fullmatch(key) is None:
+        raise RefusedError(f"only packs are ever deleted from the archive, not {key[:120]!a}")
+    return key

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import Any, Final
 
 from longseal.archive.holds import Holds, holding
+from longseal.archive.interface import Stored
 from longseal.archive.pack import load_pack, pack_key
 from longseal.archive.records import newest_records
 from longseal.archive.retention import evidence_class
@@ -138,16 +139,38 @@ def plan(
     """
     if before is not None and before > workspace.now():
         raise RefusedError(f"the cutoff {timestamp(before)} is in the future: nothing is planned")
+    require_none_cut_off(workspace)
+    Holds(workspace).secure()
+    found = due(workspace, before)
+    items = _deletable(workspace, capped(workspace, found, max_share), found)
+    return sign(workspace, items, found.stopped, before) if items else None
+
+
+def require_none_cut_off(workspace: Workspace) -> None:
+    """Check that every plan that was begun was also ended.
+
+    :raises RefusedError: one was not
+    """
     for key in _unfinished(workspace):
         raise RefusedError(
             f"a prune was cut off: finish it first (longseal prune --approve sha256:{key})"
         )
-    Holds(workspace).secure()
-    found = due(workspace, before)
-    items = _deletable(workspace, _capped(workspace, found, max_share), found)
-    if not items:
-        return None
-    content = {"items": [item.to_json() for item in items]}
+
+
+def sign(
+    workspace: Workspace,
+    items: Sequence[Item],
+    stopped: Mapping[str, int],
+    before: datetime | None = None,
+    action: str | None = None,
+) -> Plan:
+    """Have the organisation's key sign a plan, unless one with the same items is still young.
+
+    :param action: what is done with the items; None to delete them from their registries
+    """
+    content: dict[str, Any] = {"items": [item.to_json() for item in items]}
+    if action is not None:
+        content["action"] = action
     folder = f"prunes/{hex_of(digest_of(canonical_json(content)))}"
     attempt = 1
     while (ceremony := Ceremony(workspace, f"{folder}/{attempt}")).claimed:
@@ -161,7 +184,7 @@ def plan(
                 **content,
                 "createdAt": timestamp(workspace.now()),
                 "before": before and timestamp(before),
-                "stopped": dict(found.stopped),
+                "stopped": dict(stopped),
                 "copies": _copies(workspace, items),
             }
         )
@@ -182,7 +205,7 @@ def plan(
         {"plan": digest_of(document), "items": len(items)},
         _made(document),
     )
-    return Plan(digest_of(document), tuple(items), dict(found.stopped), operations)
+    return Plan(digest_of(document), tuple(items), dict(stopped), operations)
 
 
 def document_of(workspace: Workspace, ceremony: Ceremony) -> bytes:
@@ -206,10 +229,28 @@ def read_plan(document: bytes) -> tuple[list[Item], datetime | None]:
         raise MalformedError(f"a prune plan lacks {err}") from err
 
 
+def action_of(document: bytes) -> str | None:
+    """What a plan does with its items; None where they leave their registries."""
+    action: str | None = parse_object(document, "a prune plan", MAX_PLAN_BYTES).get("action")
+    return action
+
+
 def planned_versions(document: bytes) -> dict[str, str | None]:
-    """By pack, the version that the archive had of it when the plan was made."""
+    """The version that the store had of each pack of a plan."""
     copies = parse_object(document, "a prune plan", MAX_PLAN_BYTES)["copies"]
     return {copy["pack"]: copy["version"] for copy in copies}
+
+
+def require_version(pack: str, stored: Stored, versions: Mapping[str, str | None]) -> None:
+    """Check that the store has of a pack what it had when that was planned.
+
+    :raises VerificationError: it has another version
+    """
+    if stored.version != versions[pack]:
+        raise VerificationError(
+            f"the pack {pack} was version {versions[pack]} when this was planned, and now another"
+            f" one ({stored.version}) hides it: somebody wrote over it"
+        )
 
 
 def expired(workspace: Workspace, document: bytes) -> bool:
@@ -226,7 +267,8 @@ def require_signed(workspace: Workspace, document: bytes) -> None:
 
     :raises RefusedError: it did not
     """
-    content = {"items": parse_object(document, "a prune plan", MAX_PLAN_BYTES).get("items")}
+    found = parse_object(document, "a prune plan", MAX_PLAN_BYTES)
+    content = {name: found[name] for name in ("action", "items") if name in found}
     folder = f"prunes/{hex_of(digest_of(canonical_json(content)))}/"
     for key in workspace.archive.keys(folder):
         if not key.endswith("/bundle.sigstore.json"):
@@ -411,7 +453,7 @@ def _in_older_tags(workspace: Workspace, items: list[Item], found: Due) -> Itera
             found.stopped["due in part only"] += 1
 
 
-def _capped(workspace: Workspace, found: Due, max_share: int | None) -> list[Item]:
+def capped(workspace: Workspace, found: Due, max_share: int | None) -> list[Item]:
     """The items of the repositories that lose no more than they may."""
     most = workspace.settings.retention.max_share if max_share is None else max_share
     if not 1 <= most <= 100:

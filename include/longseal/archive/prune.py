@@ -8,9 +8,9 @@ and leaves a tombstone for each under one signed deletion statement.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -18,6 +18,7 @@ from threading import Lock
 from typing import Any, Final
 
 from longseal.archive.approval import PREFIX, require_approved
+from longseal.archive.disposal import DISPOSE, disposable, dispose, read_last
 from longseal.archive.holds import Hold, Holds, holding
 from longseal.archive.interface import Stored
 from longseal.archive.leaf import Leaf
@@ -26,6 +27,7 @@ from longseal.archive.plan import (
     PLAN_LIFE,
     Item,
     Place,
+    action_of,
     begun_key,
     burial_folder,
     closed,
@@ -37,9 +39,11 @@ from longseal.archive.plan import (
     planned_versions,
     read_plan,
     require_signed,
+    require_version,
 )
 from longseal.archive.plan import plan as plan
 from longseal.archive.retention import class_of
+from longseal.archive.sealed import sealed_leaves
 from longseal.archive.tombstones import restored
 from longseal.canonical import (
     canonical_json,
@@ -51,9 +55,9 @@ from longseal.canonical import (
 from longseal.errors import ConflictError, RefusedError, VerificationError
 from longseal.registry.interface import Manifest
 from longseal.registry.removal import Removal
-from longseal.seal.ceremony import Ceremony, check_bundle
+from longseal.seal.ceremony import Ceremony
 from longseal.seal.organisation import organisation_key
-from longseal.seal.published import predicate_type, read_lines, read_seal
+from longseal.seal.published import predicate_type
 from longseal.seal.statement import Statement, Subject
 from longseal.seal.tree import leaf_hash
 from longseal.settings import Duration
@@ -64,8 +68,6 @@ WORKERS: Final = 8
 
 ONLY_COPY: Final = Duration(1, "year")
 """For how long at least the archive's copy is locked once it is the only one."""
-
-_LISTS: Final = ("rejected.jsonl", "ignored.jsonl", "unknown.jsonl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ class Begun:
     """
 
     approver: str
+    approved_at: datetime
     at: datetime
     missing: frozenset[Place]
 
@@ -112,40 +115,75 @@ def execute(
     document = workspace.kept(digest)
     require_signed(workspace, document)
     items, before = read_plan(document)
+    disposing = action_of(document) == DISPOSE
     burial = Ceremony(workspace, burial_folder(digest))
     operations = 0
     if closed(workspace, digest):
         raise RefusedError("the plan was carried out, and nothing could be deleted: make it again")
     if not burial.finished:
-        rows = _rows(workspace, items)
+        rows = {} if disposing else _rows(workspace, items)
         if not burial.claimed:
             if workspace.archive.stat(begun_key(digest)) is None:
                 _require_current(workspace, document, items, before)
                 if approver is None:
-                    approver = require_approved(workspace, items).approver
+                    approver = _policy(workspace, document, items)
+            late, versions = expired(workspace, document), planned_versions(document)
+            leaves: Mapping[str, Leaf]
+            refused: Mapping[str, int]
             # What cannot be read back is not begun: the catalog goes on to miss what vanishes.
-            found = _read_back(workspace, digest, document, items)
-            _retain(workspace, found.packs)
-            begun = _begin(workspace, digest, items, approver, answered)
-            _mark(workspace, rows, items, digest)
-            gone, refused = _delete(workspace, items, begun, rows, expired(workspace, document))
+            if disposing:
+                with _alarm(workspace, digest):
+                    leaves = read_last(workspace, items, versions)
+                begun = _begin(workspace, digest, (), approver, answered)
+                gone, refused = dispose(workspace, items, leaves, late)
+            else:
+                with _alarm(workspace, digest):
+                    found = read_back(workspace, items)
+                    for pack, stored in found.packs.items():
+                        require_version(pack, stored, versions)
+                leaves = found.leaves
+                _retain(workspace, found.packs)
+                begun = _begin(workspace, digest, items, approver, answered)
+                _mark(workspace, rows, items, digest)
+                gone, refused = _delete(workspace, items, begun, rows, late)
             if refused:
                 workspace.note("prune.refused", {"plan": digest, "why": dict(refused)})
             if not gone:
                 _close(workspace, digest, rows)
                 why = next(iter(refused), "it is held, or was gone before")
                 raise RefusedError(f"nothing of the plan was deleted: {why}; make it again")
-            statement = _deletion(workspace, digest, begun, items, gone, found)
+            statement = _deletion(workspace, document, begun, items, gone, leaves, versions)
         else:
             statement = burial.statement()
         operations = burial.run(statement).operations
     deletion = digest_of(burial.bundle())
     gone = _buried(workspace, burial)
-    rows = _rows(workspace, items)
     said = Statement.parse(burial.statement()).predicate
     details = {name: said[name] for name in ("plan", "approver", "deleted", "kept")}
     begun_at = _begun(workspace, digest).at
     note_once(workspace, "prune.deleted", {**details, "deletion": deletion}, begun_at)
+    if disposing:
+        workspace.catalog.dispose({pack for item in gone for pack in item.packs})
+    else:
+        _bury(workspace, digest, deletion, items, gone)
+    return {
+        "plan": digest,
+        "deleted": len(gone),
+        "kept": len(items) - len(gone),
+        "deletion": deletion,
+        "key_operations": operations,
+    }
+
+
+def _bury(
+    workspace: Workspace,
+    digest: str,
+    deletion: str,
+    items: Sequence[Item],
+    gone: Sequence[Item],
+) -> None:
+    """Have the catalog know what went, and that the rest is still there."""
+    rows = _rows(workspace, items)
     back = _put_back(workspace, deletion)
     places = {item.place: item for item in gone if item.place not in back}
     under = {deletion: [], None: []}  # type: dict[str | None, list[int]]
@@ -158,13 +196,6 @@ def execute(
                 under[None].append(row.id)
     for tombstone, ids in under.items():
         workspace.catalog.bury(ids, tombstone)
-    return {
-        "plan": digest,
-        "deleted": len(gone),
-        "kept": len(items) - len(gone),
-        "deletion": deletion,
-        "key_operations": operations,
-    }
 
 
 def _begin(
@@ -198,8 +229,14 @@ def _begin(
         with suppress(ConflictError):
             workspace.store(key, canonical_json(begun))
     found = _begun(workspace, digest)
-    details = {"plan": digest, "approver": found.approver, "at": timestamp(found.at)}
-    note_once(workspace, "prune.begun", {**details, "missing": len(found.missing)}, found.at)
+    details = {
+        "plan": digest,
+        "approver": found.approver,
+        "approvedAt": timestamp(found.approved_at),
+        "at": timestamp(found.at),
+        "missing": len(found.missing),
+    }
+    note_once(workspace, "prune.begun", details, found.at)
     return found
 
 
@@ -208,9 +245,17 @@ def _begun(workspace: Workspace, digest: str) -> Begun:
     found = parse_object(workspace.archive.get(key), key)
     return Begun(
         found["approver"],
+        parse_timestamp(found["approvedAt"]),
         parse_timestamp(found["at"]),
         frozenset((a, b, c, d) for a, b, c, d in found["missing"]),
     )
+
+
+def _policy(workspace: Workspace, document: bytes, items: Sequence[Item]) -> str:
+    """The signed policy that approves a plan, as an approver."""
+    if action_of(document) == DISPOSE:
+        raise RefusedError("no policy approves a disposal: somebody has to")
+    return require_approved(workspace, items).approver
 
 
 def _require_current(
@@ -219,9 +264,11 @@ def _require_current(
     """Check that the plan is young, and that all of it is still due as it says."""
     if expired(workspace, document):
         raise RefusedError(f"the plan is older than {PLAN_LIFE.days} days: make it again")
-    names = {item.repository for item in items}
-    now = {item.place: item for item in due(workspace, before, names).items}
-    changed = [item for item in items if now.get(item.place) != item]
+    if action_of(document) == DISPOSE:
+        now = set(disposable(workspace).items)
+    else:
+        now = set(due(workspace, before, {item.repository for item in items}).items)
+    changed = [item for item in items if item not in now]
     if changed:
         first = changed[0]
         raise RefusedError(
@@ -267,18 +314,10 @@ def _rows(workspace: Workspace, items: Sequence[Item]) -> dict[Place, list[Any]]
 # -- reading back --------------------------------------------------------------------------------
 
 
-def _read_back(
-    workspace: Workspace, digest: str, document: bytes, items: Sequence[Item]
-) -> ReadBack:
+@contextmanager
+def _alarm(workspace: Workspace, digest: str) -> Iterator[None]:
     try:
-        found = read_back(workspace, items)
-        for pack, version in planned_versions(document).items():
-            if found.packs[pack].version != version:
-                raise VerificationError(
-                    f"the pack {pack} was version {version} when this was planned, and now another"
-                    f" one ({found.packs[pack].version}) hides it: somebody wrote over it"
-                )
-        return found
+        yield
     except VerificationError as err:
         workspace.note("prune.alarm", {"plan": digest, "reason": str(err)[:2000]})
         raise
@@ -319,14 +358,8 @@ def read_back(workspace: Workspace, items: Sequence[Item]) -> ReadBack:
             hashed = leaf_hash(evidence.leaf.line()).hex()
             if hashed in wanted:
                 leaves[hashed] = evidence.leaf
-    sealed: set[str] = set()
-    for sequence in sorted({seal for item in items for seal in item.seals}):
-        seal = read_seal(workspace, sequence)
-        check_bundle(workspace, seal.bundle)
-        files = seal.files()
-        named = [*seal.files("leaves/").values(), *(files[name] for name in _LISTS)]
-        hashes = (leaf_hash(line).hex() for line in read_lines(workspace, named))
-        sealed.update(hashed for hashed in hashes if hashed in wanted)
+    sequences = sorted({seal for item in items for seal in item.seals})
+    sealed = sealed_leaves(workspace, wanted, sequences)
     for item in items:
         for one in item.leaves:
             if one not in leaves or one not in sealed:
@@ -421,18 +454,22 @@ def _delete(
 
 def _deletion(
     workspace: Workspace,
-    digest: str,
+    document: bytes,
     begun: Begun,
     items: Sequence[Item],
     gone: Sequence[Item],
-    found: ReadBack,
+    leaves: Mapping[str, Leaf],
+    versions: Mapping[str, str | None],
 ) -> bytes:
+    digest = digest_of(document)
+    source = {"from": "archive"} if action_of(document) == DISPOSE else {}
     tombstones = b"".join(
         canonical_json(
             {
                 **item.to_json(),
-                "bundles": sorted(found.leaves[one].sha256 for one in item.leaves),
-                "versions": [found.packs[pack].version for pack in item.packs],
+                **source,
+                "bundles": sorted(leaves[one].sha256 for one in item.leaves),
+                "versions": [versions[pack] for pack in item.packs],
                 "plan": digest,
                 "approver": begun.approver,
                 "run": workspace.actor,

@@ -31,9 +31,15 @@ def evidence_class(
                 name=f"{each.name}.{verdict}",
                 keep=each.keep,
                 archive=each.archive or retention.archive,
+                cold=each.cold,
+                dispose=each.dispose,
             )
     return RetentionClass(
-        name=f"default.{verdict}", keep=retention.default, archive=retention.archive
+        name=f"default.{verdict}",
+        keep=retention.default,
+        archive=retention.archive,
+        cold=retention.cold,
+        dispose=retention.dispose,
     )
 
 

@@ -25,8 +25,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
 from longseal.archive.interface import Stored, Trial
-from longseal.archive.keys import check_key, check_prefix, is_key
-from longseal.canonical import sha256_hex
+from longseal.archive.keys import check_disposable, check_key, check_prefix, is_key
+from longseal.canonical import sha256_hex, timestamp
 from longseal.errors import (
     ArchiveError,
     ConflictError,
@@ -259,6 +259,35 @@ class S3Archive:
                     LegalHold={"Status": wanted},
                     **_versioned(head.get("VersionId")),
                 )
+
+    def dispose(self, key: str, now: datetime) -> None:
+        """See :class:`~longseal.archive.interface.Archive`: every version and delete marker.
+
+        Needs ``s3:ListBucketVersions`` and ``s3:DeleteObjectVersion``, and never the right to
+        bypass a lock.
+        """
+        name = self._name(check_disposable(key))
+        self._open()
+        with self._errors(f"delete {key} from the archive"):
+            pages = self._client.get_paginator("list_object_versions")
+            found = pages.paginate(Bucket=self._bucket, Prefix=name)
+            versions, markers = [], []
+            for page in found:
+                versions += [one for one in page.get("Versions", ()) if one["Key"] == name]
+                markers += [one for one in page.get("DeleteMarkers", ()) if one["Key"] == name]
+            for each in versions:
+                head = self._client.head_object(
+                    Bucket=self._bucket, Key=name, **_versioned(each.get("VersionId"))
+                )
+                until = head.get("ObjectLockRetainUntilDate")
+                if until is not None and until > now:
+                    raise RefusedError(f"{key} is locked until {timestamp(until)}: it stays")
+                if head.get("ObjectLockLegalHoldStatus") == "ON":
+                    raise RefusedError(f"{key} is under the store's legal hold: it stays")
+            for one in (*versions, *markers):
+                version = one.get("VersionId")
+                if denied := self._denied(lambda version=version: self._drop(name, version)):  # type: ignore[misc]
+                    raise RefusedError(f"the store does not delete {key} ({denied}): it stays")
 
     def keys(self, prefix: str) -> Iterator[str]:
         """See :class:`~longseal.archive.interface.Archive`."""

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from longseal.archive.leaf import Leaf
 from longseal.canonical import canonical_json, digest_of, parse_object, sha256_hex
 from longseal.catalog.models import Evidence
 from longseal.errors import MalformedError, VerificationError
@@ -33,18 +34,27 @@ def place_of(row: Evidence) -> Place:
     return (row.source, row.repository, row.image, row.manifest, row.bundle)
 
 
+def place_of_leaf(leaf: Leaf) -> Place:
+    """What makes the evidence of ``leaf`` one."""
+    return (leaf.registry, leaf.repository, leaf.image, leaf.manifest, f"sha256:{leaf.sha256}")
+
+
 @dataclass(frozen=True, slots=True)
 class Tombstone:
-    """One piece of evidence that went from a registry.
+    """One piece of evidence that went from a registry, or from the archive.
 
     :param at: when, ``YYYY-MM-DDTHH:MM:SSZ``
     :param deletion: digest of the deletion statement
+    :param seals: that have the leaf of some evidence of its attachment
+    :param disposed: whether it went from the archive
     """
 
     place: Place
     at: str
     deletion: str
     approver: str
+    seals: tuple[int, ...] = ()
+    disposed: bool = False
 
 
 def tombstones(workspace: Workspace, deletions: Collection[str] | None = None) -> list[Tombstone]:
@@ -70,7 +80,14 @@ def tombstones(workspace: Workspace, deletions: Collection[str] | None = None) -
         for line in read_lines(workspace, named):
             said = parse_object(line, "a tombstone")
             found += [
-                Tombstone(place, said["deletedAt"], digest, said["approver"])
+                Tombstone(
+                    place,
+                    said["deletedAt"],
+                    digest,
+                    said["approver"],
+                    tuple(said["seals"]),
+                    said.get("from") == "archive",
+                )
                 for place in _places(said)
             ]
     return found
@@ -84,6 +101,8 @@ def buried(workspace: Workspace) -> dict[Place, str]:
     """
     newest: dict[Place, tuple[str, str]] = {}
     for tombstone in tombstones(workspace):
+        if tombstone.disposed:
+            continue
         said = (tombstone.at, tombstone.deletion)
         newest[tombstone.place] = max(newest.get(tombstone.place, said), said)
     back = restored(workspace)

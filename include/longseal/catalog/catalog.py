@@ -666,6 +666,13 @@ class Catalog:
                     update(Evidence).where(Evidence.id.in_(part)).values(tombstone=deletion)
                 )
 
+    def dispose(self, packs: Collection[str]) -> None:
+        """The archive has these packs no longer: nothing that was in them is known any more."""
+        with self.session() as session:
+            for part in _parts(sorted(packs)):
+                session.execute(delete(Evidence).where(Evidence.pack.in_(part)))
+                session.execute(delete(Pack).where(Pack.digest.in_(part)))
+
     def evidence(self, **equal: str) -> list[Evidence]:
         """Evidence whose columns have the values given, for example ``image=…``."""
         return self._all(select(Evidence).filter_by(**equal).order_by(Evidence.id))

@@ -26,6 +26,11 @@ def add(verbs: Verbs) -> None:
     )
     prune.add_argument("--approver", default=os.environ.get("USER", ""), help="who approves it")
     prune.add_argument(
+        "--dispose",
+        action="store_true",
+        help="plan what is past retention.dispose, and would leave the archive",
+    )
+    prune.add_argument(
         "--by-policy", action="store_true", help="with --approve: the signed policy approves it"
     )
 
@@ -50,6 +55,7 @@ def add(verbs: Verbs) -> None:
 
 def _prune(arguments: argparse.Namespace) -> int:
     from longseal.archive import prune
+    from longseal.archive.disposal import plan_disposal
 
     workspace = workspace_of(arguments)
     if arguments.approve:
@@ -60,7 +66,14 @@ def _prune(arguments: argparse.Namespace) -> int:
         show(arguments, "Pruned", document, document)
         return FINDINGS if document["kept"] else DONE
     before = None if arguments.before is None else parse_timestamp(arguments.before)
-    planned = prune.plan(workspace, before, arguments.max_share)
+    if arguments.dispose:
+        if before is not None:
+            raise RefusedError(
+                "--before does not go with --dispose: retention.dispose has the date"
+            )
+        planned = plan_disposal(workspace, arguments.max_share)
+    else:
+        planned = prune.plan(workspace, before, arguments.max_share)
     if planned is None:
         show(arguments, "Prune", {"due": 0}, {"plan": None, "items": []})
         return DONE

@@ -272,7 +272,18 @@ def _known(report: Report, digest: str, workspace: Workspace) -> None:
     """Evidence that the catalog knows by its own, its image's or its manifest's digest."""
     rows = workspace.catalog.about(digest)
     if not rows:
-        report.add("catalog", State.UNKNOWN, f"nothing is known of {digest}")
+        disposed = [
+            one for one in tombstones(workspace) if one.disposed and digest in one.place[2:]
+        ]
+        for one in disposed:
+            report.add(
+                f"{one.place[1]}@{one.place[2]} {one.place[4][:19]}",
+                State.UNKNOWN,
+                f"disposed of on {one.at}, approved by {one.approver}, under {one.deletion}: no"
+                f" copy is left to verify; its leaf is in seal {', '.join(map(str, one.seals))}",
+            )
+        if not disposed:
+            report.add("catalog", State.UNKNOWN, f"nothing is known of {digest}")
     sealed: dict[int, set[str]] = {}
     for row in rows:
 

@@ -73,3 +73,13 @@ def given(name: str, value: object, kind: type[T]) -> T:
     if not isinstance(value, kind) or value in ("", "None"):
         raise RefusedError(f"{name}: expected a {kind.__name__}, found {str(value)[:80]!r}")
     return value
+
+
+def truth(name: str, value: object) -> bool:
+    """A templated yes or no as it came out.
+
+    :raises RefusedError: it is neither
+    """
+    if str(value) not in ("True", "False"):
+        raise RefusedError(f"{name}: expected true or false, found {str(value)[:20]!r}")
+    return str(value) == "True"

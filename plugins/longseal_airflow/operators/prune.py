@@ -12,12 +12,13 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
 from longseal.archive.approval import require_approved
+from longseal.archive.disposal import plan_disposal
 from longseal.archive.plan import Item
 from longseal.archive.prune import execute, plan
 from longseal.canonical import parse_timestamp
 from longseal.errors import MalformedError, RefusedError
 from longseal.workspace import Workspace
-from longseal_airflow.operators.base import LongsealOperator, given
+from longseal_airflow.operators.base import LongsealOperator, given, truth
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -43,6 +44,8 @@ class LongsealPlanPruneOperator(LongsealOperator):
         What renders to nothing, or to ``None``, is refused
     :param max_share: ``retention``, or a number of percent in place of ``retention.max_share``
         (templated)
+    :param dispose: ``True`` plans what is past ``retention.dispose``, and would leave the archive
+        (templated)
     :param instead: what the run does in place of a prune; skipped where there is such (templated)
     """
 
@@ -50,6 +53,7 @@ class LongsealPlanPruneOperator(LongsealOperator):
         *LongsealOperator.template_fields,
         "before",
         "max_share",
+        "dispose",
         "instead",
     )
 
@@ -58,19 +62,27 @@ class LongsealPlanPruneOperator(LongsealOperator):
         *,
         before: str = RETENTION,
         max_share: str | int = RETENTION,
+        dispose: bool | str = False,
         instead: str = "",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.before = before
         self.max_share = max_share
+        self.dispose = dispose
         self.instead = instead
 
     def act(self, workspace: Workspace, context: Context) -> dict[str, Any]:
         """Plan."""
         if self.instead:
             raise AirflowSkipException("This run does something else: nothing is planned.")
-        planned = plan(workspace, cutoff(self.before), share(self.max_share))
+        disposing = truth("dispose", self.dispose)
+        if disposing:
+            if cutoff(self.before) is not None:
+                raise RefusedError("before: a disposal has its date from retention.dispose alone")
+            planned = plan_disposal(workspace, share(self.max_share))
+        else:
+            planned = plan(workspace, cutoff(self.before), share(self.max_share))
         if planned is None:
             raise AirflowSkipException("Nothing is past its retention.")
         counts = Counter(f"{item.registry}/{item.repository}" for item in planned.items)
@@ -83,7 +95,7 @@ class LongsealPlanPruneOperator(LongsealOperator):
             "by_repository": dict(counts.most_common(SHOWN)),
             "stopped": dict(planned.stopped),
             "key_operations": planned.key_operations,
-            "policy": self._policy(workspace, planned.items),
+            "policy": None if disposing else self._policy(workspace, planned.items),
         }
 
     def _policy(self, workspace: Workspace, items: Sequence[Item]) -> str | None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowSkipException
 
 from longseal.archive.restore import restore
-from longseal.errors import RefusedError, RegistryError
+from longseal.errors import RegistryError
 from longseal.workspace import Workspace
-from longseal_airflow.operators.base import LongsealOperator
+from longseal_airflow.operators.base import LongsealOperator, truth
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -55,10 +55,8 @@ class LongsealRestoreOperator(LongsealOperator):
         """Restore."""
         if self.digest in ("", "None", None):
             raise AirflowSkipException("No digest was given: nothing is put back.")
-        if str(self.check_only) not in ("True", "False"):
-            raise RefusedError(f"check_only: expected true or false, found {self.check_only!r:.20}")
         digest, registry = self.digest.rpartition("@")[2], self.registry or None
-        done = restore(workspace, digest, registry, dry_run=str(self.check_only) == "True")
+        done = restore(workspace, digest, registry, truth("check_only", self.check_only))
         for name in ("restored", "would_restore"):
             self.log_table(name, done.get(name, ()))
         if done["failed"]:
