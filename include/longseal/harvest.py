@@ -30,7 +30,7 @@ from longseal.archive.pack import (
     write_pack,
 )
 from longseal.archive.records import MAX_FILE_BYTES, record_files, record_line
-from longseal.archive.retention import class_of, retain_until
+from longseal.archive.retention import class_of, cold_days, retain_until
 from longseal.canonical import digest_of, is_digest, parse_object, sha256_hex
 from longseal.errors import (
     LongsealError,
@@ -694,7 +694,8 @@ class Collector:
             ],
         )
         for name, until, pack, _ in packs:
-            store_pack(self._workspace.archive, pack, until, name)
+            cold = cold_days(self._workspace.settings.retention, name)
+            store_pack(self._workspace.archive, pack, until, name, cold)
             self._workspace.catalog.mark_stored(pack.digest)
             self.result.packs.append(pack.digest)
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from longseal.archive.leaf import Leaf
 from longseal.archive.pack import Evidence, load_by_leaf, store_pack, write_pack
-from longseal.archive.retention import class_of, retain_until
+from longseal.archive.retention import class_of, cold_days, retain_until
 from longseal.canonical import digest_of, sha256_hex
 from longseal.catalog.models import Evidence as Row
 from longseal.errors import MalformedError
@@ -359,7 +359,8 @@ def supersede(
         until = max(promised, first)
         pack = write_pack(replace(evidence[one.row], leaf=one.after) for one in members)
         workspace.catalog.claim_pack(claim_row(pack, name, until, now))
-        store_pack(workspace.archive, pack, until, name)
+        cold = cold_days(workspace.settings.retention, name)
+        store_pack(workspace.archive, pack, until, name, cold)
         workspace.catalog.supersede(
             pack.digest,
             [

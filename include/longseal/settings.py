@@ -66,6 +66,11 @@ class Duration:
         day = min(moment.day, calendar.monthrange(year, month)[1])
         return moment.replace(year=year, month=month, day=day)
 
+    @property
+    def days(self) -> int:
+        """As many days as it can be, for a store that counts in them."""
+        return self.count * {"day": 1, "month": 31, "year": 366}[self.unit]
+
     def __str__(self) -> str:
         return f"{self.count} {self.unit}{'' if self.count == 1 else 's'}"
 
@@ -80,11 +85,13 @@ class S3ArchiveSettings:
     """
     :param prefix: empty, or parts that each end in ``/``
     :param lock: ``none`` takes a bucket without Object Lock, which promises no retention
+    :param cold_class: the storage class of ``retention.cold``
     """
 
     bucket: str
     prefix: str = ""
     lock: Literal["compliance", "governance", "none"] = "governance"
+    cold_class: Literal["GLACIER_IR", "GLACIER", "DEEP_ARCHIVE"] = "GLACIER"
     region: str | None = None
     endpoint: str | None = None
     conn_id: str | None = None
@@ -828,7 +835,9 @@ def _build(document: _Document) -> Settings:
         seal=_seal(value.get("seal", {})),
         image_statement_days=value.get("image_statement_days", 400),
         harvest_workers=value.get("harvest", {}).get("workers"),
-        retention=_retention(document, value.get("retention", {})),
+        retention=_retention(
+            document, value.get("retention", {}), value["archive"]["kind"] == "s3"
+        ),
         sites=tuple(_site(item, folder) for item in value.get("sites", ())),
         lines=document.lines,
     )
@@ -944,7 +953,8 @@ def _host(url: str) -> str:
 _LISTS_OF_A_CLASS: Final = ("repositories", "predicates", "outcomes")
 
 
-def _retention(document: _Document, item: Mapping[str, Any]) -> RetentionSettings:
+def _retention(document: _Document, item: Mapping[str, Any], cold: bool) -> RetentionSettings:
+    """:param cold: whether the archive has a cold class"""
     default = "10 years" if item.get("profile") == "cra" else item.get("default", "24 months")
     floor = _duration(item["floor"]) if "floor" in item else None
     found = RetentionSettings(
@@ -971,6 +981,8 @@ def _retention(document: _Document, item: Mapping[str, Any]) -> RetentionSetting
         for setting, keep in {"retention.default": found.default, **keeps}.items():
             if keep.after(_ANY_DAY) < floor.after(_ANY_DAY):
                 raise document.error(setting, f"shorter than retention.floor, {item['floor']}")
+    if not cold and any((found.cold, *(one.cold for one in found.classes))):
+        raise document.error("retention.cold", "a folder has no cold class: archive.kind is not s3")
     _require_last(document, "retention", found.dispose, (found.default, found.archive))
     for one in found.classes:
         tiers = (one.keep, one.archive or found.archive)

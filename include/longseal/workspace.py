@@ -317,12 +317,14 @@ class Workspace:
     # ----------------------------------------------------------------------------------------
 
     def _s3(self, chosen: S3ArchiveSettings) -> Archive:
-        from longseal.archive.s3 import S3Archive, s3_client
+        from longseal.archive.retention import cold_tiers
+        from longseal.archive.s3 import S3Archive, lifecycle, s3_client
 
         login = self._login(chosen.conn_id, chosen.access_key_env, chosen.secret_key_env, "archive")
         client = s3_client(chosen.endpoint, chosen.region, login.username, login.password)
         lock = None if chosen.lock == "none" else chosen.lock
-        return S3Archive(client, chosen.bucket, chosen.prefix, lock)
+        cold = lifecycle(chosen.prefix, cold_tiers(self.settings.retention), chosen.cold_class)
+        return S3Archive(client, chosen.bucket, chosen.prefix, lock, cold["Rules"])
 
     def _login(
         self, conn_id: str | None, user_env: str | None, password_env: str | None, setting: str

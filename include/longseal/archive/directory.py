@@ -55,7 +55,13 @@ class DirectoryArchive:
                 "archive.path", f"cannot write and link files in {self._root}: {err.strerror}"
             ) from err
 
-    def put(self, key: str, data: bytes, retain_until: datetime | None = None) -> Stored:
+    def put(
+        self,
+        key: str,
+        data: bytes,
+        retain_until: datetime | None = None,
+        cold_days: int | None = None,
+    ) -> Stored:
         """See :class:`~longseal.archive.interface.Archive`; a later date extends, none shortens."""
         path, digest = self._path(key), sha256_hex(data)
         try:

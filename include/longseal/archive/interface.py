@@ -34,7 +34,8 @@ class Stored:
 class Trial:
     """What came of trying one rule on a store.
 
-    :param rule: what was tried: ``overwrite``, ``checksum``, ``lock``, ``shorten`` or ``hold``
+    :param rule: what was tried: ``overwrite``, ``checksum``, ``lock``, ``shorten``, ``hold``
+        or ``cold``
     :param enforced: None where the trial shows nothing
     :param found: what the store did
     """
@@ -47,9 +48,16 @@ class Trial:
 class Archive(Protocol):
     """Write-once storage. Nothing is ever overwritten; names are checked on every call."""
 
-    def put(self, key: str, data: bytes, retain_until: datetime | None = None) -> Stored:
+    def put(
+        self,
+        key: str,
+        data: bytes,
+        retain_until: datetime | None = None,
+        cold_days: int | None = None,
+    ) -> Stored:
         """Store ``data`` under ``key`` unless the same bytes are there already.
 
+        :param cold_days: after which the store may move it to its cold class, where it has one
         :raises ConflictError: other bytes have that name
         :raises ArchiveError: the store could not be reached or refused the write
         """

@@ -199,14 +199,17 @@ def store_pack(
     pack: Pack,
     retain_until: datetime | None = None,
     evidence_class: str | None = None,
+    cold_days: int | None = None,
 ) -> Stored:
     """Archive a pack, then its index and label: what a crash prevents, :func:`store_index` and
     :func:`store_label` mend.
 
+    :param cold_days: after which the pack, not its index, may go to the store's cold class
+
     An index that is there already stays: another version of the Parquet library may have written
     it, with other bytes and the same rows.
     """
-    stored = archive.put(pack_key(pack.digest), pack.data, retain_until)
+    stored = archive.put(pack_key(pack.digest), pack.data, retain_until, cold_days)
     if archive.stat(index_key(pack.digest)) is None:
         archive.put(index_key(pack.digest), pack.index, retain_until)
     if retain_until is not None and evidence_class is not None:

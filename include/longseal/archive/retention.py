@@ -55,3 +55,19 @@ def retain_until(kept: RetentionClass, leaf: Leaf) -> datetime:
         end = max(end, kept.archive.after(leaf.collected_at))
     month = end.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     return Duration(1, "month").after(month)
+
+
+def cold_days(retention: RetentionSettings, name: str) -> int | None:
+    """After how many days the store may move packs of a class to its cold class; None: never.
+
+    :param name: of the class, with the verdict, as :func:`evidence_class` gives it
+    """
+    of_class = {each.name: each.cold for each in retention.classes}
+    cold = of_class.get(name.rpartition(".")[0], retention.cold)
+    return None if cold is None else cold.days
+
+
+def cold_tiers(retention: RetentionSettings) -> list[int]:
+    """All such numbers of days of the settings."""
+    tiers = {retention.cold, *(each.cold for each in retention.classes)} - {None}
+    return sorted({tier.days for tier in tiers if tier is not None})

@@ -7,8 +7,10 @@ it. The credentials need ``s3:ListBucket`` (without it an absent object looks li
 ``s3:GetObject``, ``s3:PutObject`` and, with a lock, ``s3:GetBucketObjectLockConfiguration``,
 ``s3:GetObjectRetention``, ``s3:PutObjectRetention``, ``s3:GetObjectLegalHold`` and
 ``s3:PutObjectLegalHold``; :meth:`S3Archive.trials` tries deletions as
-well, and says where it may not. An object that a lifecycle rule moved to a cold class is read once
-the store has made a copy (``s3:RestoreObject``), which the first attempt to read asks for.
+well, and says where it may not. With ``cold_days`` it needs ``s3:PutObjectTagging``, and, for the
+trial, ``s3:GetLifecycleConfiguration``. An object that a lifecycle rule moved to a cold class is
+read once the store has made a copy (``s3:RestoreObject``), which the first attempt to read asks
+for.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import binascii
 import hashlib
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -59,6 +61,9 @@ RESTORED_DAYS: Final = 7
 
 _COLD: Final = ("GLACIER", "DEEP_ARCHIVE")
 """Classes that are read by way of a copy; GLACIER_IR is read at once."""
+
+COLD_TAG: Final = "longseal-cold"
+"""The tag by which a lifecycle rule finds what it is to move, and when: days from the writing."""
 
 _ASK_AGAIN: Final = timedelta(hours=1)
 
@@ -101,6 +106,30 @@ def s3_client(
         raise SettingsError("archive.endpoint", f"no S3 client can be made: {err}") from err
 
 
+def lifecycle(prefix: str, days: Iterable[int], cold_class: str) -> dict[str, Any]:
+    """The lifecycle configuration that moves packs to a cold class, as S3's API takes it.
+
+    :param prefix: of the archive, ending in ``/`` or empty
+    :param days: of each tier, as packs are tagged
+    """
+    return {
+        "Rules": [
+            {
+                "ID": f"{COLD_TAG}-{many}",
+                "Status": "Enabled",
+                "Filter": {
+                    "And": {
+                        "Prefix": f"{prefix}packs/",
+                        "Tags": [{"Key": COLD_TAG, "Value": str(many)}],
+                    }
+                },
+                "Transitions": [{"Days": many, "StorageClass": cold_class}],
+            }
+            for many in days
+        ]
+    }
+
+
 class S3Archive:
     """Write-once storage in a bucket; safe for several threads and processes at once.
 
@@ -108,6 +137,7 @@ class S3Archive:
 
     :param prefix: what every key begins with in the bucket, as ``longseal/``
     :param lock: the Object Lock mode of what is put with a retain-until date; None locks nothing
+    :param cold: the lifecycle that the bucket should have; :meth:`trials` looks for it
     """
 
     def __init__(
@@ -116,7 +146,9 @@ class S3Archive:
         bucket: str,
         prefix: str = "",
         lock: Literal["compliance", "governance"] | None = None,
+        cold: Sequence[Mapping[str, Any]] = (),
     ) -> None:
+        self._cold = cold
         self._client = client
         self._bucket = bucket
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
@@ -138,7 +170,13 @@ class S3Archive:
                     "the store ignores If-None-Match and overwrote an object: take another store",
                 )
 
-    def put(self, key: str, data: bytes, retain_until: datetime | None = None) -> Stored:
+    def put(
+        self,
+        key: str,
+        data: bytes,
+        retain_until: datetime | None = None,
+        cold_days: int | None = None,
+    ) -> Stored:
         """See :class:`~longseal.archive.interface.Archive`.
 
         A later date than the one in force extends it, none shortens; a date that is past locks
@@ -157,6 +195,8 @@ class S3Archive:
                 "ObjectLockMode": self._lock.upper(),
                 "ObjectLockRetainUntilDate": until,
             }
+        if cold_days is not None:
+            locking["Tagging"] = f"{COLD_TAG}={cold_days}"
         with self._errors(f"write {key} to the archive"):
             version = self._create(name, data, locking)
         digest = sha256_hex(data)
@@ -325,6 +365,36 @@ class S3Archive:
                 "bytes that differ from their SHA-256",
             )
             yield from self._lock_trials(f"{name}-locked")
+            if self._cold:
+                yield self._lifecycle_trial()
+
+    def _lifecycle_trial(self) -> Trial:
+        """Whether the bucket has the rules by which packs go to their cold class."""
+        found: dict[str, Any] = {}
+
+        def ask() -> None:
+            found.update(self._client.get_bucket_lifecycle_configuration(Bucket=self._bucket))
+
+        denied = self._denied(ask)
+        if denied is not None and denied != "NoSuchLifecycleConfiguration":
+            return Trial("cold", None, f"the store does not say its lifecycle ({denied})")
+        there = [
+            (rule.get("Filter"), rule.get("Transitions"))
+            for rule in found.get("Rules", ())
+            if rule.get("Status") == "Enabled"
+        ]
+        missing = [
+            rule["ID"] for rule in self._cold if (rule["Filter"], rule["Transitions"]) not in there
+        ]
+        if missing:
+            return Trial(
+                "cold",
+                False,
+                f"the bucket lacks {', '.join(missing)}: longseal archive lifecycle prints them",
+            )
+        return Trial(
+            "cold", True, f"{len(self._cold)} lifecycle rules move packs when they are due"
+        )
 
     def _lock_trials(self, name: str) -> Iterator[Trial]:
         if self._lock is None:

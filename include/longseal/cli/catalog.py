@@ -26,6 +26,9 @@ def add(verbs: Verbs) -> None:
     check.add_argument(
         "--adopt", action="store_true", help="with --deep: take in packs that nobody claimed"
     )
+    archive.verb(
+        "lifecycle", _lifecycle, "The bucket's lifecycle configuration by which packs go cold."
+    )
     catalog = verbs.group("catalog", "What is known; the archive has all of it.")
     catalog.verb("rebuild", _rebuild, "Make the catalog again from the archive alone.")
 
@@ -58,6 +61,19 @@ def _check(arguments: argparse.Namespace) -> int:
     rows = {one.rule: f"{_ENFORCED[one.enforced]}: {one.found}" for one in trials}
     show(arguments, "The archive's store", rows, document)
     return DONE if all(one.enforced for one in trials) else FINDINGS
+
+
+def _lifecycle(arguments: argparse.Namespace) -> int:
+    from longseal.archive.retention import cold_tiers
+    from longseal.archive.s3 import lifecycle
+    from longseal.settings import S3ArchiveSettings
+
+    settings = workspace_of(arguments).settings
+    tiers, chosen = cold_tiers(settings.retention), settings.archive
+    if not isinstance(chosen, S3ArchiveSettings) or not tiers:
+        raise RefusedError("retention.cold is set for no class, or the archive is no bucket")
+    print_json(lifecycle(chosen.prefix, tiers, chosen.cold_class))
+    return DONE
 
 
 def _compare(arguments: argparse.Namespace, workspace: Workspace) -> int:

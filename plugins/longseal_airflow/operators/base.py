@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
-from longseal.errors import PermanentError, RefusedError
+from longseal.errors import PermanentError, RefusedError, RestoreInProgress
 from longseal.workspace import Workspace
 from longseal_airflow.hooks.longseal import LongsealHook
 
@@ -23,7 +25,8 @@ class LongsealOperator(BaseOperator):
     """One step of Longseal. It can be killed at any point and run again.
 
     A :class:`~longseal.errors.PermanentError` fails the task at once, and its one line ends the
-    log; whatever else goes wrong is tried again, as often as the task's ``retries`` allow.
+    log; whatever else goes wrong is tried again, as often as the task's ``retries`` allow. What
+    lies in a cold storage class is waited for, an hour at a time, and uses none of them up.
 
     :param config: path of ``longseal.yaml`` (templated); None for what ``LONGSEAL_CONFIG`` names
     """
@@ -41,6 +44,16 @@ class LongsealOperator(BaseOperator):
             return self.act(LongsealHook(self.config).workspace(actor_of(context)), context)
         except PermanentError as err:
             raise AirflowFailException(str(err)) from err
+        except RestoreInProgress as err:
+            self.log.info("%s", err)
+            self.defer(
+                trigger=TimeDeltaTrigger(timedelta(seconds=err.retry_after or 3600)),
+                method_name="take_up",
+            )
+
+    def take_up(self, context: Context, event: Any = None) -> Any:
+        """Take the step again, after a wait."""
+        return self.execute(context)
 
     @abstractmethod
     def act(self, workspace: Workspace, context: Context) -> Any:

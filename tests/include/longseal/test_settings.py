@@ -419,6 +419,32 @@ def test_a_file_that_is_not_there_is_named(folder: Path) -> None:
         ),
         (
             "trust: {",
+            "retention: {dispose: 23 months}\ntrust: {",
+            "4: retention.dispose: 23 months is before the 24 months for which it is kept",
+        ),
+        (
+            "trust: {",
+            "retention: {dispose: 5 years, classes: {sbom: {keep: 1 year, archive: 6 years}}}"
+            "\ntrust: {",
+            "4: retention.classes.sbom.dispose: 5 years is before the 6 years",
+        ),
+        (
+            "trust: {",
+            "retention: {profile: cra, dispose: 9 years}\ntrust: {",
+            "4: retention.dispose: 9 years is before the 10 years for which it is kept",
+        ),
+        (
+            "trust: {",
+            "retention: {dispose: sometime}\ntrust: {",
+            "4: retention.dispose: expected a duration",
+        ),
+        (
+            "trust: {",
+            "retention: {cold: 1 month}\ntrust: {",
+            "4: retention.cold: a folder has no cold class",
+        ),
+        (
+            "trust: {",
             "retention: {max_share: 0}\ntrust: {",
             "4: retention.max_share",
         ),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from longseal.archive import s3
-from longseal.archive.s3 import S3Archive, s3_client
+from longseal.archive.s3 import S3Archive, lifecycle, s3_client
 from longseal.errors import (
     ArchiveError,
     ConflictError,
@@ -395,3 +395,58 @@ class TestOnARealServer:
             "",
             "-locked",
         }
+
+
+RULES = lifecycle("longseal/", [31, 186], "GLACIER")["Rules"]
+
+
+def rules_xml(*days: int, status: str = "Enabled", storage_class: str = "GLACIER") -> bytes:
+    """As S3 answers GetBucketLifecycleConfiguration."""
+    rules = "".join(
+        f"<Rule><ID>r{one}</ID><Status>{status}</Status><Filter><And><Prefix>longseal/packs/</Prefix>"
+        f"<Tag><Key>longseal-cold</Key><Value>{one}</Value></Tag></And></Filter><Transition>"
+        f"<Days>{one}</Days><StorageClass>{storage_class}</StorageClass></Transition></Rule>"
+        for one in days
+    )
+    return f"<LifecycleConfiguration>{rules}</LifecycleConfiguration>".encode()
+
+
+@pytest.mark.parametrize(
+    ("answer", "enforced", "found"),
+    [
+        ((200, {}, rules_xml(31, 186)), True, "2 lifecycle rules"),
+        ((200, {}, rules_xml(31)), False, "lacks longseal-cold-186:"),
+        ((200, {}, rules_xml(31, 186, status="Disabled")), False, "lacks longseal-cold-31, "),
+        ((200, {}, rules_xml(31, 186, storage_class="DEEP_ARCHIVE")), False, "lacks"),
+        (error(404, "NoSuchLifecycleConfiguration"), False, "lacks"),
+        (error(403, "AccessDenied"), None, "does not say its lifecycle (AccessDenied)"),
+    ],
+)
+def test_the_check_says_whether_the_bucket_moves_what_is_to_go_cold(
+    store: Store, answer: Answer, enforced: bool | None, found: str
+) -> None:
+    store.script = lambda method, path, headers: answer
+    archive = S3Archive(store.archive()._client, "bucket", "longseal/", None, RULES)
+    archive._opened = True
+    trial = archive._lifecycle_trial()
+    assert (trial.rule, trial.enforced) == ("cold", enforced)
+    assert found in trial.found
+
+
+def test_a_store_in_trouble_says_nothing_of_its_lifecycle(store: Store, impatient: None) -> None:
+    store.script = lambda method, path, headers: error(503, "SlowDown")
+    archive = S3Archive(store.archive()._client, "bucket", "longseal/", None, RULES)
+    with pytest.raises(Exception, match="SlowDown"):
+        archive._lifecycle_trial()
+
+
+@pytest.mark.lab
+def test_a_pack_is_tagged_with_the_days_after_which_it_goes_cold(s3_archive: S3Archive) -> None:
+    s3_archive.put("cold", b"pack", None, 186)
+    s3_archive.put("warm", b"pack")
+    place = {"Bucket": s3_archive._bucket}
+    tags = [
+        s3_archive._client.get_object_tagging(**place, Key=f"longseal/{key}").get("TagSet", [])
+        for key in ("cold", "warm")
+    ]
+    assert tags == [[{"Key": "longseal-cold", "Value": "186"}], []]

@@ -59,12 +59,14 @@ class DyingArchive(DirectoryArchive):
         self.before = before
         self.writes: list[str] = []
 
-    def put(self, key: str, data: bytes, retain_until: object = None) -> Stored:
+    def put(
+        self, key: str, data: bytes, retain_until: object = None, cold_days: int | None = None
+    ) -> Stored:
         if not key.startswith("objects/"):
             if len(self.writes) >= self.before:
                 raise Killed(key)
             self.writes.append(key)
-        return super().put(key, data, retain_until)  # type: ignore[arg-type]
+        return super().put(key, data, retain_until, cold_days)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -1,9 +1,11 @@
 import inspect
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
+from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from tests.installation import Installation
 from tests.plugins.conftest import Take, Taken, Task
 
@@ -12,8 +14,8 @@ import longseal_airflow.operators.harvest
 import longseal_airflow.operators.mirror
 import longseal_airflow.operators.prune
 import longseal_airflow.operators.reseal
-from longseal.errors import MalformedError, RefusedError, RegistryError
-from longseal.workspace import Workspace
+from longseal.errors import MalformedError, RefusedError, RegistryError, RestoreInProgress
+from longseal.workspace import Workspace, utc_now
 from longseal_airflow.operators.base import LongsealOperator, actor_of, given
 
 
@@ -50,6 +52,24 @@ def test_a_permanent_error_fails_the_task_without_another_try(take: Take) -> Non
 def test_a_retryable_error_is_left_to_the_retries(take: Take) -> None:
     with pytest.raises(RegistryError):
         take(Raising, error=RegistryError("no answer"))
+
+
+def test_what_is_cold_is_waited_for_and_uses_up_no_try(take: Take) -> None:
+    error = RestoreInProgress("it lies in a cold storage class", retry_after=3600)
+    with pytest.raises(TaskDeferred) as caught:
+        take(Raising, error=error)
+    assert isinstance(caught.value.trigger, TimeDeltaTrigger)
+    assert caught.value.method_name == "take_up"
+    waited = caught.value.trigger.moment - utc_now()
+    assert timedelta(minutes=50) < waited <= timedelta(hours=1)
+
+
+def test_after_the_wait_the_step_is_taken_again(take: Take, taken: Taken) -> None:
+    operator = Raising(task_id="task", error=RefusedError("taken again"))
+    with pytest.raises(RegistryError):
+        take(Raising, error=RegistryError("no answer"))
+    with pytest.raises(AirflowFailException, match="taken again"):
+        operator.take_up(taken.context, {"moment": "now"})
 
 
 def test_what_nobody_foresaw_is_left_to_the_retries(take: Take) -> None:
