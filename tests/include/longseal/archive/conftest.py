@@ -1,9 +1,12 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.doubles.timestamp_authority import TimestampAuthorityDouble
+from tests.installation import Installation
+from tests.lab.fixtures import Bucket
 
 from longseal.archive.directory import DirectoryArchive
 from longseal.archive.interface import Archive
@@ -20,6 +23,31 @@ def s3_archive(request: pytest.FixtureRequest) -> S3Archive:
     server = bucket.server
     client = s3_client(server.endpoint, server.region, server.access_key, server.secret_key)
     return S3Archive(client, bucket.name, "longseal/", "compliance")
+
+
+@pytest.fixture
+def on_s3(
+    tmp_path: Path, authority: TimestampAuthorityDouble, s3_bucket: Bucket
+) -> Iterator[Installation]:
+    """An installation whose archive is a fresh bucket of a real S3 server, compliance lock."""
+    installation, server = Installation(tmp_path / "installation", authority), s3_bucket.server
+    archive = {
+        "kind": "s3",
+        "bucket": s3_bucket.name,
+        "prefix": "longseal/",
+        "endpoint": server.endpoint,
+        "region": server.region,
+        "lock": "compliance",
+        "access_key_env": "ARCHIVE_ACCESS_KEY",
+        "secret_key_env": "ARCHIVE_SECRET_KEY",
+    }
+    write = installation.write
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ARCHIVE_ACCESS_KEY", server.access_key)
+        patch.setenv("ARCHIVE_SECRET_KEY", server.secret_key)
+        patch.setattr(installation, "write", lambda **more: write(archive=archive, **more))
+        installation.write()
+        yield installation
 
 
 @pytest.fixture(params=["directory", pytest.param("s3", marks=pytest.mark.lab)])

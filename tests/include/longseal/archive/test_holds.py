@@ -9,16 +9,19 @@ from typing import Any
 import pytest
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
 from tests.installation import Installation, seal
+from tests.lab.fixtures import Bucket
 from tests.retired import REPOSITORY, SIGNED_AT, retire
 
 from longseal.archive import prune
 from longseal.archive.holds import Holds, Scope
+from longseal.archive.pack import pack_key
 from longseal.audit.audit import audit
 from longseal.cli import main
 from longseal.errors import MalformedError, RefusedError, VerificationError
 from longseal.settings import load
 from longseal.workspace import Workspace, utc_now
 
+HOUR = timedelta(hours=1)
 IMAGE, OTHER = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 EVIDENCE: dict[str, Any] = {
     "image": IMAGE,
@@ -245,3 +248,33 @@ def test_holds_by_command(installation: Installation, capsys: pytest.CaptureFixt
     assert run("hold", "list")[1] == {"holds": []}
     assert [one["in_force"] for one in run("hold", "list", "--all")[1]["holds"]] == [False]
     assert main(["hold", "set", "--case", "c", "--reason", "why", *given]) == 2
+
+
+@pytest.mark.lab
+def test_the_store_holds_the_packs_of_what_is_held_until_no_hold_is_left(
+    on_s3: Installation, s3_bucket: Bucket
+) -> None:
+    retire(on_s3)
+    (row,) = on_s3.workspace().catalog.evidence()
+    client, key = s3_bucket.server.client(), f"longseal/{pack_key(row.pack)}"
+
+    def status() -> str:
+        found = client.head_object(Bucket=s3_bucket.name, Key=key)
+        return str(found.get("ObjectLockLegalHoldStatus", "OFF"))
+
+    assert status() == "OFF"
+    register = Holds(on_s3.workspace())
+    register.set(Scope.of(image=row.image), "2026-17", "claim")
+    register.set(Scope.of(repository=REPOSITORY), "2026-18", "another", utc_now() + HOUR)
+    assert status() == "ON"
+    register.lift("settled", "2026-17")
+    assert status() == "ON"
+    # The other one ends by itself: the next plan has the store let go.
+    later = on_s3.workspace(clock=lambda: utc_now() + 2 * HOUR)
+    assert Holds(later).secure() == 0
+    assert status() == "OFF"
+    assert [entry.action for entry in later.ledger.walk() if entry.action.startswith("hold.")] == [
+        "hold.set",
+        "hold.set",
+        "hold.lifted",
+    ]

@@ -316,27 +316,9 @@ def test_a_blob_that_nobody_kept_stops_it_before_anything_is_written(served: Any
 
 @pytest.mark.lab
 def test_on_a_real_store_the_catalog_is_made_again_and_what_was_pruned_comes_back(
-    tmp_path: Path,
-    authority: TimestampAuthorityDouble,
-    s3_bucket: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    on_s3: Installation,
 ) -> None:
-    server = s3_bucket.server
-    monkeypatch.setenv("RESTORE_ACCESS_KEY", server.access_key)
-    monkeypatch.setenv("RESTORE_SECRET_KEY", server.secret_key)
-    archive = {
-        "kind": "s3",
-        "bucket": s3_bucket.name,
-        "prefix": "longseal/",
-        "endpoint": server.endpoint,
-        "region": server.region,
-        "lock": "compliance",
-        "access_key_env": "RESTORE_ACCESS_KEY",
-        "secret_key_env": "RESTORE_SECRET_KEY",
-    }
-    installation = Installation(tmp_path / "installation", authority)
-    write = installation.write
-    monkeypatch.setattr(installation, "write", lambda **more: write(archive=archive, **more))
+    installation = on_s3
     manifest = retire(installation)
     planned = prune.plan(installation.workspace())
     assert planned is not None
