@@ -3,6 +3,7 @@ from copy import copy
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from inspect import iscoroutinefunction
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG, DeadlineReference
 from airflow.sdk.api.datamodels._generated import DagRunType
 from airflow.sdk.exceptions import ParamValidationError
+from jinja2 import Environment
 from tests.airflow_home import Airflow
 
 IDS = {"harvest", "reseal", "prune", "mirror", "audit"}
@@ -157,6 +159,26 @@ def test_a_prune_waits_for_its_approval(dags: dict[str, DAG]) -> None:
     assert prune.get_task("prune").trigger_rule == "all_success"
     # A plan may be carried out for a week.
     assert prune.get_task("approve").response_timeout == timedelta(days=6)
+
+
+@pytest.mark.parametrize(
+    ("dispose", "asked"), [(True, "for good"), (False, "read back from the archive")]
+)
+def test_who_approves_is_told_whether_the_last_copy_goes(
+    dags: dict[str, DAG], dispose: bool, asked: str
+) -> None:
+    found = {"plan": "sha256:1", "items": 3, "by_repository": {"main/corp/app": 3}, "stopped": {}}
+    context = {
+        "params": {"dispose": dispose},
+        "ti": SimpleNamespace(xcom_pull=lambda task_ids: found),
+    }
+    approve, environment = dags["prune"].get_task("approve"), Environment(autoescape=False)
+    text = "".join(
+        environment.from_string(one).render(context) for one in (approve.subject, approve.body)
+    )
+    assert asked in text
+    assert ("last copy" in text) == dispose
+    assert "**3 attestations**" in text
 
 
 @pytest.mark.parametrize("period", ["2026-10", "2026-10.1", "r-one", None])

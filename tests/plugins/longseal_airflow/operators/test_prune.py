@@ -137,6 +137,29 @@ def test_a_cutoff_that_is_none_or_in_the_future_is_refused(
     assert take(LongsealPlanPruneOperator, before="2023-06-01T00:00:00Z")["items"] == 1
 
 
+def test_a_disposal_is_planned_where_it_is_set_and_asked_for(
+    take: Take, installation: Installation
+) -> None:
+    with pytest.raises(AirflowFailException, match=r"retention\.dispose is set for no class"):
+        take(LongsealPlanPruneOperator, dispose="{{ params.dispose }}", params={"dispose": True})
+    installation.write(retention={"dispose": "10 years"})
+    with pytest.raises(AirflowSkipException):
+        take(LongsealPlanPruneOperator, dispose="{{ params.dispose }}", params={"dispose": True})
+    with pytest.raises(AirflowFailException, match="before: a disposal has its date from"):
+        take(LongsealPlanPruneOperator, dispose=True, before="2023-06-01T00:00:00Z")
+    with pytest.raises(AirflowFailException, match="dispose: expected true or false"):
+        take(LongsealPlanPruneOperator, dispose="perhaps")
+
+
+def test_a_run_that_does_something_else_plans_nothing(
+    take: Take, installation: Installation
+) -> None:
+    retire(installation)
+    with pytest.raises(AirflowSkipException, match="something else"):
+        take(LongsealPlanPruneOperator, instead="{{ params.restore }}", params={"restore": "x"})
+    assert take(LongsealPlanPruneOperator, instead="{{ params.restore }}", params={"restore": ""})
+
+
 @pytest.mark.parametrize("share", ["", "None", None, "0", "101", 1.5, True, "20 %"])
 def test_a_share_that_is_none_is_refused(
     take: Take, installation: Installation, share: Any
