@@ -1021,12 +1021,17 @@ def _site(item: Mapping[str, Any], folder: Path) -> SiteSettings:
     if item["kind"] == "registry":
         return RegistrySiteSettings(**found)
     if "volume_size" in found:
-        found["volume_size"] = _size(found["volume_size"])
+        found["volume_size"] = size_of(found["volume_size"])
     return VolumeSiteSettings(**found)
 
 
-def _size(text: str) -> int:
-    """Bytes in ``4 GiB`` (powers of 1,024) or ``4 GB`` (powers of 1,000)."""
+def size_of(text: str) -> int:
+    """Bytes in ``4 GiB`` (powers of 1,024) or ``4 GB`` (powers of 1,000).
+
+    :raises SettingsError: it is no size
+    """
+    if re.fullmatch(r"[1-9][0-9]{0,5} ?[KMGT](B|iB)", text) is None:
+        raise SettingsError("size", f"expected a size, as in 4 GiB or 700 MB, found {text[:40]!r}")
     unit = text.lstrip("0123456789 ")
     power = " KMGT".index(unit[0])
     return int(text.removesuffix(unit)) * int((1024 if "i" in unit else 1000) ** power)

@@ -45,6 +45,14 @@ def add(verbs: Verbs) -> None:
 
     _verb(site, "status", _status, "What the site has, and until when that will do.")
 
+    volume = verbs.group("volume", "A volume in parts, for small disks and one-way links.")
+    cut = volume.verb("cut", _cut, "Cut a volume into parts; cut again, only bad ones are written.")
+    cut.add_argument("volume", type=Path, metavar="VOLUME")
+    cut.add_argument("--to", type=Path, required=True, metavar="DIR")
+    cut.add_argument("--size", metavar="SIZE", help="as 4095 MiB, which FAT32 takes")
+    look = volume.verb("check", _check, "Check each part on its own.")
+    look.add_argument("folder", type=Path, metavar="DIR")
+
 
 def _verb(
     site: Verbs, name: str, run: Callable[[argparse.Namespace], int], text: str
@@ -52,6 +60,35 @@ def _verb(
     found = site.verb(name, run, text)
     found.add_argument("folder", type=Path, metavar="DIR", help="the site's folder")
     return found
+
+
+def _cut(arguments: argparse.Namespace) -> int:
+    from longseal.mirror.parts import SIZE, cut
+    from longseal.settings import size_of
+
+    size = SIZE if arguments.size is None else size_of(arguments.size)
+    found, written = cut(arguments.volume, arguments.to, size)
+    document = {
+        "site": found.site,
+        "sequence": found.sequence,
+        "parts": len(found.parts),
+        "bytes": sum(part.size for part in found.parts),
+        "written": written,
+    }
+    show(arguments, "Parts", document, document)
+    return DONE
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from longseal.mirror.parts import check
+
+    report = Report(str(arguments.folder))
+    check(report, arguments.folder)
+    if arguments.json:
+        print_json(report.to_json())
+    else:
+        show_checks(report.to_json())
+    return report.exit_code
 
 
 def _init(arguments: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from longseal.errors import ArchiveError, MalformedError, VerificationError
@@ -44,11 +45,24 @@ def write_file(path: Path, data: bytes) -> bool:
     try:
         if path.is_file() and not path.is_symlink() and path.read_bytes() == data:
             return False
+    except OSError as err:
+        raise ArchiveError(f"{path} cannot be read: {err.strerror}") from err
+    write_chunks(path, [data])
+    return True
+
+
+def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
+    """Write a file whole, flushed to disk, or not at all.
+
+    :raises ArchiveError: it could not be
+    """
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
+                for chunk in chunks:
+                    file.write(chunk)
                 file.flush()
                 os.fsync(file.fileno())
             Path(temporary).chmod(0o644)
@@ -58,4 +72,3 @@ def write_file(path: Path, data: bytes) -> bool:
             raise
     except OSError as err:
         raise ArchiveError(f"{path} cannot be written: {err.strerror}") from err
-    return True

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ from longseal.mirror.delivery import IMAGES, push_kit, ship
 from longseal.mirror.folder import TEMPORARY, read_file, write_file
 from longseal.mirror.inventory import Inventory, Item
 from longseal.mirror.kit import INVENTORY, INVENTORY_BUNDLE, KEY_SET
+from longseal.mirror.parts import PARTS, check, unpack
 from longseal.mirror.plan import Shipment
 from longseal.mirror.receipt import MAX_RECEIPT_BYTES, Receipt, verify_receipt
 from longseal.mirror.volume import SITE, Volume, check_item
@@ -50,6 +52,8 @@ from longseal.verify.report import Report, State
 CONFIG: Final = "site.json"
 STATE: Final = "state.json"
 KEY: Final = "key.pem"
+INCOMING: Final = "incoming"
+"""Where parts are put together, until they are imported."""
 
 _LIMIT: Final = 16 * 1024 * 1024
 _CUT_OFF: Final = "an import was cut off: run it again"
@@ -196,6 +200,10 @@ class Site:
         """
         with self._alone():
             self._sweep()
+            if (volume / PARTS).exists():
+                if not self._put_together(volume, report):
+                    return None
+                volume = self.root / INCOMING
             brought = self._volume(volume)
             before = self.imported
             skipped: list[int] = []
@@ -208,10 +216,31 @@ class Site:
 
             vouched = brought.kit.vouch(report, now, admit, self._known_keys())
             if vouched is None:
+                self._clear()
                 return None
             if before is not None and before.sequence == vouched.signed.inventory.sequence:
                 skipped = list(before.skipped)
-            return self._admit(brought, vouched, tuple(skipped), report)
+            imported = self._admit(brought, vouched, tuple(skipped), report)
+            self._clear()
+            return imported
+
+    def _put_together(self, folder: Path, report: Report) -> bool:
+        """Unpack a volume that came in parts, all of them good."""
+        if check(report, folder) is None or report.state is not State.PASSED:
+            return False
+
+        def unpacked() -> str:
+            unpack(folder, self.root / INCOMING)
+            return "they are one volume"
+
+        if report.attempt("parts", unpacked):
+            return True
+        self._clear()
+        return False
+
+    def _clear(self) -> None:
+        if (self.root / INCOMING).exists():
+            shutil.rmtree(self.root / INCOMING)
 
     def _admit(
         self, brought: Volume, vouched: Vouched, skipped: tuple[int, ...], report: Report
@@ -331,6 +360,7 @@ class Site:
 
     def _sweep(self) -> None:
         """Remove what a killed import left half written."""
+        self._clear()
         for folder, _, files in os.walk(self.root):
             for name in files:
                 if name.startswith(TEMPORARY):
