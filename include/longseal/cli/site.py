@@ -29,6 +29,8 @@ def add(verbs: Verbs) -> None:
     )
     init.add_argument("--quorum", type=int, default=1, help="authorities that must have stamped")
 
+    init.add_argument("--age", action="store_true", help="also a key for encrypted volumes")
+
     take = _verb(site, "import", _import, "Import a volume: verified first, seen then.")
     take.add_argument("volume", type=Path, metavar="VOLUME")
 
@@ -50,6 +52,13 @@ def add(verbs: Verbs) -> None:
     cut.add_argument("volume", type=Path, metavar="VOLUME")
     cut.add_argument("--to", type=Path, required=True, metavar="DIR")
     cut.add_argument("--size", metavar="SIZE", help="as 4095 MiB, which FAT32 takes")
+    cut.add_argument(
+        "--recipient",
+        action="append",
+        default=[],
+        metavar="age1…",
+        help="encrypt the parts to the site; may be repeated",
+    )
     look = volume.verb("check", _check, "Check each part on its own.")
     look.add_argument("folder", type=Path, metavar="DIR")
 
@@ -67,7 +76,7 @@ def _cut(arguments: argparse.Namespace) -> int:
     from longseal.settings import size_of
 
     size = SIZE if arguments.size is None else size_of(arguments.size)
-    found, written = cut(arguments.volume, arguments.to, size)
+    found, written = cut(arguments.volume, arguments.to, size, arguments.recipient)
     document = {
         "site": found.site,
         "sequence": found.sequence,
@@ -103,6 +112,8 @@ def _init(arguments: argparse.Namespace) -> int:
         arguments.quorum,
     )
     document = site.status(utc_now())
+    if arguments.age:
+        document["age_recipient"] = site.make_identity()
     show(arguments, "Site", document, document)
     return DONE
 

@@ -6,8 +6,10 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from longseal.errors import ArchiveError, MalformedError, VerificationError
 
@@ -52,17 +54,24 @@ def write_file(path: Path, data: bytes) -> bool:
 
 
 def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
-    """Write a file whole, flushed to disk, or not at all.
+    """:func:`written` for bytes that come one after the other."""
+    with written(path) as file:
+        for chunk in chunks:
+            file.write(chunk)
 
-    :raises ArchiveError: it could not be
+
+@contextmanager
+def written(path: Path) -> Iterator[BinaryIO]:
+    """A file that appears whole, flushed to disk, or not at all.
+
+    :raises ArchiveError: it could not be written
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                for chunk in chunks:
-                    file.write(chunk)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             Path(temporary).chmod(0o644)

@@ -12,7 +12,7 @@ import io
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -20,7 +20,8 @@ from typing import Any, BinaryIO, Final
 from longseal.canonical import canonical_json, digest_of, is_digest, parse_object
 from longseal.errors import ArchiveError, MalformedError, RefusedError, VerificationError
 from longseal.mirror.delivery import IMAGES
-from longseal.mirror.folder import read_file, write_chunks, write_file
+from longseal.mirror.encryption import decrypt, encrypt
+from longseal.mirror.folder import TEMPORARY, read_file, write_chunks, write_file, written
 from longseal.mirror.inventory import Inventory
 from longseal.mirror.kit import INVENTORY, INVENTORY_BUNDLE
 from longseal.verify.report import Report
@@ -36,18 +37,26 @@ MAX_MEMBERS: Final = 2_000_000
 _CHUNK: Final = 1024 * 1024
 _BLOCK: Final = tarfile.BLOCKSIZE
 _MAX_NAME: Final = 1024
-_PART = re.compile(r"[a-z0-9][a-z0-9._-]{0,80}\.tar\.\d{4}")
+_PART = re.compile(r"[a-z0-9][a-z0-9._-]{0,80}\.tar\.\d{4}(\.age)?")
 _PIECE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
 _LIMIT: Final = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """:param size: in bytes"""
+    """:param size: in bytes, as it is carried
+    :param plain: digest of what an encrypted one hides; None where it is not encrypted
+    """
 
     name: str
     size: int
     digest: str
+    plain: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As the list has it."""
+        hidden = {} if self.plain is None else {"plain": self.plain}
+        return {"name": self.name, "size": self.size, "digest": self.digest, **hidden}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +78,7 @@ class Cut:
                 "site": self.site,
                 "sequence": self.sequence,
                 "inventory": self.inventory,
-                "parts": [
-                    {"name": one.name, "size": one.size, "digest": one.digest} for one in self.parts
-                ],
+                "parts": [one.to_json() for one in self.parts],
             }
         )
 
@@ -83,7 +90,10 @@ class Cut:
         """
         found = parse_object(read_file(folder, PARTS, _LIMIT), PARTS, _LIMIT)
         try:
-            parts = tuple(Part(one["name"], one["size"], one["digest"]) for one in found["parts"])
+            parts = tuple(
+                Part(one["name"], one["size"], one["digest"], one.get("plain"))
+                for one in found["parts"]
+            )
             sound = all(
                 _PART.fullmatch(one.name)
                 and type(one.size) is int
@@ -92,19 +102,22 @@ class Cut:
                 for one in parts
             )
             cut = cls(str(found["site"]), int(found["sequence"]), str(found["inventory"]), parts)
-        except (KeyError, TypeError, ValueError) as err:
+        except (KeyError, TypeError, ValueError, AttributeError) as err:
             raise MalformedError(f"{PARTS} is no list of parts") from err
         if not sound or not 1 <= len(parts) <= MAX_PARTS or len({*parts}) != len(parts):
             raise MalformedError(f"{PARTS} is no list of 1 to {MAX_PARTS} parts")
         return cut
 
 
-def cut(volume: Path, to: Path, size: int = SIZE) -> tuple[Cut, int]:
+def cut(
+    volume: Path, to: Path, size: int = SIZE, recipients: Sequence[str] = ()
+) -> tuple[Cut, int]:
     """Cut a volume; a part that is there with the right bytes is left alone.
 
     :param volume: as the mirror wrote it, complete
     :param to: a folder; made where it is not there
     :param size: most bytes of a part
+    :param recipients: of age, to whom the parts are encrypted; none: they are not
     :returns: the list, and how many parts were written
     :raises ArchiveError: a part cannot be written
     """
@@ -117,18 +130,53 @@ def cut(volume: Path, to: Path, size: int = SIZE) -> tuple[Cut, int]:
     count = -(-total // size)
     if count > MAX_PARTS:
         raise RefusedError(f"{count} parts are more than {MAX_PARTS}: choose a larger size")
-    parts, written = [], 0
+    known = _known(to)
+    parts, fresh = [], 0
     for number in range(count):
         name = f"{inventory.site}-{inventory.sequence:06}.tar.{number:04}"
+        name += ".age" if recipients else ""
         start, stop = number * size, min((number + 1) * size, total)
-        digest = _hashed(_slice(members, start, stop))
-        if _hash_of(to / name) != digest:
-            write_chunks(to / name, _slice(members, start, stop))
-            written += 1
-        parts.append(Part(name, stop - start, digest))
+        plain = _hashed(_slice(members, start, stop))
+        found = _hash_of(to / name)
+        before = known.get(name)
+        if not recipients:
+            whole = found == plain
+        else:
+            # Encrypted anew it would have other bytes.
+            whole = before is not None and (before.plain, before.digest) == (plain, found)
+        if not whole:
+            _write(to / name, _slice(members, start, stop), recipients)
+            fresh += 1
+        digest = plain if not recipients else _hash_of(to / name)
+        if digest is None:
+            raise ArchiveError(f"{to / name} cannot be read again")
+        length = (to / name).stat().st_size
+        parts.append(Part(name, length, digest, plain if recipients else None))
+        if recipients:
+            _list(to, inventory, bundle, parts)
+    return _list(to, inventory, bundle, parts), fresh
+
+
+def _list(to: Path, inventory: Inventory, bundle: str, parts: Sequence[Part]) -> Cut:
+    """Write the list; of encrypted parts after each, so that a cut that is killed goes on."""
     found = Cut(inventory.site, inventory.sequence, bundle, tuple(parts))
     write_file(to / PARTS, found.format())
-    return found, written
+    return found
+
+
+def _known(to: Path) -> dict[str, Part]:
+    try:
+        return {one.name: one for one in Cut.read(to).parts}
+    except (VerificationError, MalformedError):
+        return {}
+
+
+def _write(path: Path, chunks: Iterator[bytes], recipients: Sequence[str]) -> None:
+    if not recipients:
+        write_chunks(path, chunks)
+        return
+    with written(path) as file:
+        encrypt(chunks, file, recipients)
 
 
 def check(report: Report, folder: Path) -> Cut | None:
@@ -161,13 +209,14 @@ def check(report: Report, folder: Path) -> Cut | None:
     return found[0]
 
 
-def unpack(folder: Path, to: Path) -> None:
+def unpack(folder: Path, to: Path, identity: str | None = None) -> None:
     """Put the parts together, below ``to``; only plain files, and never outside it.
 
+    :param identity: of age, for encrypted parts
     :raises MalformedError: a member that no volume has
     :raises ArchiveError: a file cannot be written
     """
-    stream = io.BufferedReader(_Joined(folder, Cut.read(folder).parts), _CHUNK)
+    stream = io.BufferedReader(_Joined(folder, Cut.read(folder).parts, to, identity), _CHUNK)
     for _ in range(MAX_MEMBERS):
         header = _header(stream)
         if header is None:
@@ -303,8 +352,12 @@ def _exactly(stream: BinaryIO, size: int, name: str) -> Iterator[bytes]:
 class _Joined(io.RawIOBase):
     """The parts, one after the other."""
 
-    def __init__(self, folder: Path, parts: tuple[Part, ...]) -> None:
-        self._paths = [folder / one.name for one in parts]
+    def __init__(
+        self, folder: Path, parts: tuple[Part, ...], work: Path, identity: str | None
+    ) -> None:
+        self._paths = [(folder / one.name, one.plain is not None) for one in parts]
+        self._work = work
+        self._identity = identity
         self._open: BinaryIO | None = None
 
     def readable(self) -> bool:
@@ -315,15 +368,29 @@ class _Joined(io.RawIOBase):
             if self._open is None:
                 if not self._paths:
                     return 0
-                try:
-                    descriptor = os.open(self._paths[0], os.O_RDONLY | os.O_NOFOLLOW)
-                except OSError as err:
-                    raise VerificationError(f"{self._paths[0].name}: {err.strerror}") from err
-                self._open = os.fdopen(descriptor, "rb")
-                self._paths.pop(0)
+                self._open = self._next(*self._paths.pop(0))
             data = self._open.read(len(buffer))
             if data:
                 buffer[: len(data)] = data
                 return len(data)
             self._open.close()
             self._open = None
+
+    def _next(self, path: Path, encrypted: bool) -> BinaryIO:
+        if not encrypted:
+            return _opened(path)
+        if self._identity is None:
+            raise VerificationError(f"{path.name} is encrypted, and the site has no age identity")
+        plain = self._work / f"{TEMPORARY}part"
+        plain.parent.mkdir(parents=True, exist_ok=True)
+        decrypt(path, plain, self._identity)
+        found = _opened(plain)
+        plain.unlink()
+        return found
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb")
+    except OSError as err:
+        raise VerificationError(f"{path.name}: {err.strerror}") from err

@@ -4,6 +4,7 @@
 
     site.json      name, fingerprint of the organisation's key, timestamp roots, quorum
     key.pem        the site's own key: signs delivery receipts; key.pub is its public half
+    age.key        opens encrypted parts, where the site asked for one
     images/, site/ what volumes brought, laid out as a volume is
     receipts/      what the site answered
     state.json     the inventory imported last, and what is lacking of it
@@ -35,6 +36,7 @@ from longseal.errors import (
 )
 from longseal.mirror.arrival import Signed, Vouched
 from longseal.mirror.delivery import IMAGES, push_kit, ship
+from longseal.mirror.encryption import new_identity, recipient_of
 from longseal.mirror.folder import TEMPORARY, read_file, write_file
 from longseal.mirror.inventory import Inventory, Item
 from longseal.mirror.kit import INVENTORY, INVENTORY_BUNDLE, KEY_SET
@@ -52,6 +54,7 @@ from longseal.verify.report import Report, State
 CONFIG: Final = "site.json"
 STATE: Final = "state.json"
 KEY: Final = "key.pem"
+AGE: Final = "age.key"
 INCOMING: Final = "incoming"
 """Where parts are put together, until they are imported."""
 
@@ -230,13 +233,27 @@ class Site:
             return False
 
         def unpacked() -> str:
-            unpack(folder, self.root / INCOMING)
+            unpack(folder, self.root / INCOMING, self._identity())
             return "they are one volume"
 
         if report.attempt("parts", unpacked):
             return True
         self._clear()
         return False
+
+    def _identity(self) -> str | None:
+        path = self.root / AGE
+        return read_file(self.root, AGE, _LIMIT).decode() if path.exists() else None
+
+    def make_identity(self) -> str:
+        """Make the site's age identity, unless it has one; returns the recipient ``age1…``."""
+        found = self._identity()
+        if found is None:
+            found, _ = new_identity()
+            descriptor = os.open(self.root / AGE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(found)
+        return recipient_of(found)
 
     def _clear(self) -> None:
         if (self.root / INCOMING).exists():

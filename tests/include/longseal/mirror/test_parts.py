@@ -227,3 +227,52 @@ def test_the_command_cuts_and_checks(small: Installation, tmp_path: Path) -> Non
     to = str(tmp_path / "stick")
     assert main(["volume", "cut", str(small.folder / "ship"), "--to", to, "--size", "64 KiB"]) == 0
     assert main(["volume", "check", to]) == 0
+
+
+# -- encrypted -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recipient(site: Site) -> str:
+    pytest.importorskip("pyrage")
+    return site.make_identity()
+
+
+def test_encrypted_parts_are_imported_by_the_site_alone(
+    small: Installation, site: Site, recipient: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "encrypted"
+    found, _ = cut(small.folder / "ship", folder, SIZE, [recipient])
+    assert b"inventory" not in named(folder)[0].read_bytes()
+    assert named(folder)[0].read_bytes().startswith(b"age-encryption.org/v1")
+    other = Site.create(tmp_path / "other", "ship", site.organisation_key)
+    report = Report("parts")
+    assert other.take(folder, report, utc_now()) is None
+    assert "no age identity" in str(report.to_json())
+    other.make_identity()
+    assert other.take(folder, Report("parts"), utc_now()) is None
+    assert site.take(folder, Report("parts"), utc_now()) is not None
+    assert not list(site.root.rglob(".longseal-*"))
+    assert (site.root / "age.key").stat().st_mode & 0o777 == 0o600
+    assert len(found.parts) == len(named(folder))
+
+
+def test_of_encrypted_parts_only_a_bad_one_is_made_again(
+    small: Installation, recipient: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "encrypted"
+    cut(small.folder / "ship", folder, SIZE, [recipient])
+    whole = files(folder)
+    assert cut(small.folder / "ship", folder, SIZE, [recipient])[1] == 0
+    assert files(folder) == whole
+    named(folder)[1].write_bytes(b"broken")
+    assert len(bad(folder)) == 1
+    assert cut(small.folder / "ship", folder, SIZE, [recipient])[1] == 1
+    assert bad(folder) == {}
+
+
+def test_what_is_no_recipient_is_refused(
+    small: Installation, recipient: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RefusedError, match="recipient"):
+        cut(small.folder / "ship", tmp_path / "encrypted", SIZE, ["age1nobody"])
