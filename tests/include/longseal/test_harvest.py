@@ -90,7 +90,8 @@ class Place:
 
 
 def make_place(folder: Path, root: bytes, signer: dict[str, str], **changed: Any) -> Place:
-    folder.mkdir(exist_ok=True)
+    for name in ("registry", "archive"):
+        (folder / name).mkdir(parents=True)
     (folder / "trusted_root.json").write_bytes(root)
     return Place(folder, settings(signer, **{"harvest": {"workers": 2}, **changed}))
 
@@ -841,7 +842,10 @@ def start_command(place: Place) -> subprocess.Popen[bytes]:
     config.write_text(yaml.safe_dump(place.content))
     (place.folder / "tsa.pem").touch()
     argv = [sys.executable, "-c", _COMMAND, str(config)]
-    return subprocess.Popen(argv, stdout=subprocess.DEVNULL, start_new_session=True)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen(
+        argv, stdout=subprocess.DEVNULL, start_new_session=True, env=environment
+    )
 
 
 def stored(place: Place) -> set[tuple[str, str, str]]:
