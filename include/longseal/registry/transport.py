@@ -489,11 +489,12 @@ def _through(proxy: str) -> Route:
 
 
 def _base(url: str) -> SplitResult:
-    parts = urlsplit(url)
     try:
-        sound = parts.scheme in _PORTS and bool(parts.hostname) and parts.port != 0
+        parts = urlsplit(url)
+        host = (parts.hostname or "").lower()
+        sound = parts.scheme in _PORTS and parts.port != 0 and _HOST.fullmatch(host)
     except ValueError:
-        sound = False
+        sound = None
     if not sound or parts.path not in ("", "/") or parts.query or parts.fragment:
         raise SettingsError(
             "registries.url", "expected http:// or https:// and a host, with nothing after it"

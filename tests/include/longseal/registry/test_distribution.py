@@ -728,7 +728,10 @@ def test_a_busy_token_service_is_asked_again(start: Start) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["", "host:5000", "ftp://host", "http://", "http://host/v2/", "http://u:p@host", "http://h:x"],
+    [
+        *("", "host:5000", "ftp://host", "http://", "http://host/v2/", "http://u:p@host"),
+        *("http://h:x", "http://[x", "http://h%2e", "http://h\xf6st"),
+    ],
 )
 def test_a_url_that_is_no_registry_is_a_settings_error(url: str) -> None:
     with pytest.raises(SettingsError) as caught:
