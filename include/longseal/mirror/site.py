@@ -6,6 +6,7 @@
     key.pem        the site's own key: signs delivery receipts; key.pub is its public half
     age.key        opens encrypted parts, where the site asked for one
     images/, site/ what volumes brought, laid out as a volume is
+    policies/      for other verifiers: cosign.sh
     receipts/      what the site answered
     state.json     the inventory imported last, and what is lacking of it
 
@@ -26,6 +27,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+from longseal.archive.leaf import Leaf
 from longseal.canonical import canonical_json, digest_of, is_digest, parse_object
 from longseal.errors import (
     ArchiveError,
@@ -42,13 +44,16 @@ from longseal.mirror.inventory import Inventory, Item
 from longseal.mirror.kit import INVENTORY, INVENTORY_BUNDLE, KEY_SET
 from longseal.mirror.parts import PARTS, check, unpack
 from longseal.mirror.plan import Shipment
+from longseal.mirror.policies import cosign_script
 from longseal.mirror.receipt import MAX_RECEIPT_BYTES, Receipt, verify_receipt
 from longseal.mirror.volume import SITE, Volume, check_item
 from longseal.registry.copy import Copied
 from longseal.registry.interface import Registry
 from longseal.registry.layout import LayoutRegistry
 from longseal.seal.keys import fingerprint, public_pem
+from longseal.seal.published import TRUSTED_ROOT
 from longseal.seal.signers.file import FileSigner
+from longseal.seal.trusted_root import parse_trusted_root
 from longseal.verify.report import Report, State
 
 CONFIG: Final = "site.json"
@@ -280,8 +285,22 @@ class Site:
             lacking,
             None if last is None else (last.sequence, last.digest),
         )
+        self._write_policies(inventory, lacking)
         write_file(self.root / STATE, imported.format())
         return imported
+
+    def _write_policies(self, inventory: Inventory, lacking: Mapping[str, str]) -> None:
+        """For the site's other verifiers, from the checked kit."""
+        kit = self._volume(self.root)
+        leaves = (
+            Leaf.parse(line)
+            for name in sorted(inventory.files)
+            if name.startswith("seals/") and "/leaves/" in name
+            for line in kit.read(name).splitlines()
+        )
+        _, log = parse_trusted_root(kit.read(TRUSTED_ROOT))
+        script = cosign_script(inventory, leaves, lacking, log is not None)
+        write_file(self.root / "policies/cosign.sh", script.encode())
 
     def _bring(self, source: Registry, item: Item, vouched: Vouched, report: Report) -> str | None:
         """Bring an image, verify it here, and only then let it be seen.

@@ -14,14 +14,24 @@ import pytest
 from tests.doubles.registry import RegistryDouble
 from tests.include.longseal.mirror.conftest import SMALL, copied
 from tests.installation import Installation, seal
+from tests.lab.tools import tool
 
 from longseal.canonical import parse_object
 from longseal.cli import main
-from longseal.errors import ArchiveError, LongsealError, RefusedError, SettingsError
+from longseal.errors import (
+    ArchiveError,
+    LongsealError,
+    RefusedError,
+    SettingsError,
+    VerificationError,
+)
 from longseal.mirror.mirror import mirror
 from longseal.mirror.site import Imported, Site
+from longseal.mirror.volume import Volume
 from longseal.registry.distribution import DistributionRegistry
 from longseal.seal import key_history
+from longseal.seal.organisation import organisation_key
+from longseal.seal.proof import Anchors
 from longseal.seal.signers.file import FileSigner
 from longseal.verify.report import Report, State
 from longseal.workspace import utc_now
@@ -286,6 +296,22 @@ def test_a_revoked_key_is_refused_even_where_the_history_fits(
     assert "key set 2" in failed(report)["keys"]
 
 
+def test_a_key_set_that_calls_the_inventorys_key_stolen_lets_it_sign_nothing(
+    rotated: Installation, site: Site
+) -> None:
+    """The thief may bring the key set of after the revocation, which anybody can copy."""
+    stolen = organisation_key(rotated.workspace()).key
+    rotated.write(sites=SMALL, next_signer={"kind": "file", "path": "next.pem"})
+    workspace = rotated.workspace()
+    key_history.rotate(workspace)
+    key_history.revoke(workspace, site.organisation_key, utc_now(), "stolen")
+    kit = Volume(deliver(rotated), site.organisation_key).kit
+    signed = kit.inventory(kit.anchors())
+    assert kit.keys(kit.anchors(), signed).version == 3
+    with pytest.raises(VerificationError, match="compromised"):
+        kit.keys(Anchors(stolen), signed)
+
+
 @pytest.mark.parametrize(("days", "name"), [(-366, "clock"), (500, "refresh")])
 def test_a_wrong_clock_is_said_and_lets_nothing_through(
     small: Installation, site: Site, days: int, name: str
@@ -474,3 +500,53 @@ def test_status_is_a_finding_until_something_came(
     assert main(["site", "import", str(site.root), str(small.folder / "ship")]) == 0
     assert main(["site", "status", str(site.root), "--json"]) == 0
     assert '"sequence": 1' in capsys.readouterr().out
+
+
+# -- other verifiers -----------------------------------------------------------------------------
+
+
+def test_the_commands_for_cosign_name_all_that_they_rest_on(
+    small: Installation, site: Site
+) -> None:
+    take(site, small.folder / "ship")
+    lines = (site.root / "policies/cosign.sh").read_text().splitlines()
+    commands = [line for line in lines if line.startswith("verify corp/")]
+    keyless = [line for line in commands if "--certificate-identity ci@stella.example" in line]
+    # Five attestations of three kinds on each.
+    assert len(keyless) == 4 * 3
+    assert all(
+        "trusted_root.json" in line and "--certificate-oidc-issuer" in line for line in keyless
+    )
+    by_key = [line for line in commands if "--key" in line]
+    assert len(by_key) == 4
+    assert all("--type https://stella.example/longseal/image/v1" in line for line in by_key)
+
+
+def test_the_commands_for_cosign_end_with_the_date_of_refresh(
+    small: Installation, site: Site
+) -> None:
+    take(site, small.folder / "ship")
+    script = site.root / "policies/cosign.sh"
+    assert _script(site, "true", "localhost:1").returncode == 0
+    assert _script(site, "false", "localhost:1").returncode == 1
+    year = f"{site.inventory.refresh_by:%Y-}"
+    script.write_text(script.read_text().replace(f"> {year}", "> 2020-"))
+    done = _script(site, "true", "localhost:1")
+    assert done.returncode == 1
+    assert "had to be refreshed" in done.stderr
+
+
+@pytest.mark.lab
+def test_cosign_verifies_every_image_by_the_commands(small: Installation, site: Site) -> None:
+    take(site, small.folder / "ship")
+    with RegistryDouble() as double:
+        site.push(DistributionRegistry("cabin", double.url))
+        host = double.url.removeprefix("http://")
+        done = _script(site, tool("cosign"), host)
+        assert done.returncode == 0, done.stderr
+
+
+def _script(site: Site, cosign: str | Path, host: str) -> "subprocess.CompletedProcess[str]":
+    environment = {"PATH": os.environ["PATH"], "COSIGN": str(cosign), "HOME": str(site.root)}
+    argv = ["sh", str(site.root / "policies/cosign.sh"), host]
+    return subprocess.run(argv, env=environment, capture_output=True, text=True)
