@@ -19,6 +19,15 @@ T = TypeVar("T")
 
 ENDED = {"success", "failed"}
 
+_SETTINGS = """\
+# Imported before the executor forks its workers: no task imports it again.
+import longseal_airflow.operators.reseal
+from longseal.catalog import catalog
+from longseal.seal import rekor, timestamps
+import airflow.sdk.execution_time.task_runner
+import rfc3161_client
+"""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -46,16 +55,17 @@ class Scheduler:
 
     def trigger(self, dag: str, conf: Mapping[str, Any]) -> str:
         """Start a manual run; its id."""
-        self._unpause(dag)
+        self._pause(dag, False)
         body = {"logical_date": None, "conf": dict(conf)}
         return self._ask("POST", f"dags/{dag}/dagRuns", body)["dag_run_id"]
 
     def backfill(self, dag: str, first: str, last: str, reprocess: str = "failed") -> None:
         """Start a backfill from one month to another, as the DAG's page says.
 
-        The one before has to have ended, for which the scheduler looks twice a minute.
+        The one before has to have ended, for which the scheduler looks twice a minute. Its runs
+        begin when all are made: SQLite lets one transaction of the two fail where both write.
         """
-        self._unpause(dag)
+        self._pause(dag, True)
         _until(
             lambda: self._ask("GET", f"backfills?dag_id={dag}")["backfills"],
             lambda backfills: all(each["completed_at"] for each in backfills),
@@ -66,20 +76,25 @@ class Scheduler:
             *("--from-date", f"{first}-01", "--to-date", f"{last}-01"),
             *("--reprocess-behavior", reprocess),
         )
+        self._pause(dag, False)
 
     def runs(self, dag: str) -> list[Run]:
         """All runs, in the order of their months."""
-        found = self._ask("GET", f"dags/{dag}/dagRuns?limit=100")["dag_runs"]
-        runs = [self._run(dag, each) for each in found]
+        runs = [self._run(dag, each) for each in self._found(dag)]
         return sorted(runs, key=lambda run: (run.month, run.id))
 
-    def wait(self, dag: str) -> list[Run]:
+    def wait(self, dag: str, seconds: float = 480) -> list[Run]:
         """The runs, once all have ended."""
-        return _until(
-            lambda: self.runs(dag),
-            lambda runs: all(run.state in ENDED for run in runs),
+        _until(
+            lambda: self._found(dag),
+            lambda runs: all(run["state"] in ENDED for run in runs),
             f"{dag} still waits",
+            seconds,
         )
+        return self.runs(dag)
+
+    def _found(self, dag: str) -> list[dict[str, Any]]:
+        return list(self._ask("GET", f"dags/{dag}/dagRuns?limit=100")["dag_runs"])
 
     def _run(self, dag: str, found: dict[str, Any]) -> Run:
         path = f"dags/{dag}/dagRuns/{found['dag_run_id']}/taskInstances?limit=200"
@@ -99,8 +114,8 @@ class Scheduler:
             tasks,
         )
 
-    def _unpause(self, dag: str) -> None:
-        self._ask("PATCH", f"dags/{dag}", {"is_paused": False})
+    def _pause(self, dag: str, paused: bool) -> None:
+        self._ask("PATCH", f"dags/{dag}", {"is_paused": paused})
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         answer = self._http.request(method, f"{self._url}/{path}", json=body, timeout=30)
@@ -116,6 +131,8 @@ def scheduler(airflow: Airflow, home: Path, environment: Mapping[str, str]) -> I
     """
     home.mkdir()
     shutil.copy(airflow.home / DATABASE, home / "airflow.db")
+    (home / "config").mkdir()
+    (home / "config" / "airflow_local_settings.py").write_text(_SETTINGS)
     port, health = free_port(), free_port()
     url = f"http://{HOST}:{port}"
     settings = {
@@ -124,7 +141,7 @@ def scheduler(airflow: Airflow, home: Path, environment: Mapping[str, str]) -> I
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
         "AIRFLOW__CORE__PARALLELISM": "2",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db?timeout=60",
         "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "True",
         "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_SERVER_PORT": str(health),
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
