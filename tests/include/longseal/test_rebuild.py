@@ -146,7 +146,7 @@ def test_a_share_of_the_packs_is_enough_to_agree(lived: Installation) -> None:
         (models.Seal, {"root": "0" * 64}, "seals"),
         (models.Pack, {"retain_until": datetime(2024, 1, 1, tzinfo=UTC)}, "packs"),
         (models.ImageStatement, {"manifest": "sha256:" + "1" * 64}, "image_statements"),
-        (models.Delivery, {"images": 0}, "deliveries"),
+        (models.Delivery, {"images": 9}, "deliveries"),
     ],
 )
 def test_a_row_that_somebody_changed_is_named(

@@ -1,6 +1,7 @@
 """Disposal: the last copy goes only where all of its pack may, and its proof stays."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from tests.retired import REPOSITORY, SIGNED_AT, harvest_all, put_image, trust_d
 from longseal import rebuild
 from longseal.archive import prune
 from longseal.archive.approval import sign_policy
-from longseal.archive.disposal import plan_disposal
+from longseal.archive.disposal import disposable, plan_disposal, read_last
 from longseal.archive.holds import Holds, Scope
 from longseal.archive.interface import Archive
 from longseal.archive.pack import pack_key, packs_in
@@ -237,6 +238,17 @@ def test_a_pack_that_was_changed_stops_it(pruned: tuple[Installation, Evidence])
     with pytest.raises(VerificationError):
         prune.execute(workspace, planned.digest, "grace")
     assert pack.is_file()
+
+
+def test_a_pack_that_holds_more_than_the_plan_says_stays(
+    pruned: tuple[Installation, Evidence],
+) -> None:
+    workspace = pruned[0].workspace()
+    (item,) = disposable(workspace).items
+    versions: dict[str, str | None] = dict.fromkeys(item.packs)
+    assert read_last(workspace, [item], versions).keys() == set(item.leaves)
+    with pytest.raises(VerificationError, match="other leaves than the plan says"):
+        read_last(workspace, [replace(item, leaves=())], versions)
 
 
 @pytest.mark.parametrize("after", [1, 2, 3])
