@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import Final
+
+ANYTHING: Final = ("**",)
+"""The patterns that describe every name."""
 
 
 @lru_cache(maxsize=4096)

@@ -23,7 +23,7 @@ import yaml
 
 from longseal.canonical import canonical_json, digest_of
 from longseal.errors import MalformedError, SettingsError, UnsupportedError
-from longseal.patterns import matches_any
+from longseal.patterns import ANYTHING, matches_any
 
 if TYPE_CHECKING:
     from jsonschema import ValidationError
@@ -330,9 +330,17 @@ class RetentionSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistrySiteSettings:
+    """:param tags: the tags whose images go there
+    :param platforms: patterns of the platforms of indexes that go there, as ``linux/amd64``
+    :param bandwidth: bytes a second that uploads may take; None for no limit
+    """
+
     name: str
     url: str
     repositories: tuple[str, ...]
+    tags: Filter = EVERYTHING
+    platforms: tuple[str, ...] = ANYTHING
+    bandwidth: int | None = None
     conn_id: str | None = None
     username_env: str | None = None
     password_env: str | None = None
@@ -355,6 +363,7 @@ class VolumeSiteSettings:
     name: str
     path: Path
     repositories: tuple[str, ...]
+    tags: Filter = EVERYTHING
     volume_size: int | None = None
     receipt_key: str | None = None
     receipt_days: int = 30
@@ -867,7 +876,7 @@ _PATHS: Final = frozenset({"path", "root", "layout", "public_key", *_FILES})
 
 
 _LISTS: Final = frozenset(
-    {"repositories", "predicates", "internal_hosts", "attachment_repositories"}
+    {"repositories", "predicates", "internal_hosts", "attachment_repositories", "platforms"}
 )
 
 
@@ -1018,10 +1027,11 @@ def _duration(text: str) -> Duration:
 
 def _site(item: Mapping[str, Any], folder: Path) -> SiteSettings:
     found = _fields(item, folder)
+    for name in ("volume_size", "bandwidth"):
+        if name in found:
+            found[name] = size_of(found[name])
     if item["kind"] == "registry":
         return RegistrySiteSettings(**found)
-    if "volume_size" in found:
-        found["volume_size"] = size_of(found["volume_size"])
     return VolumeSiteSettings(**found)
 
 

@@ -181,6 +181,7 @@ class Workspace:
             proxy=chosen.proxy,
             internal_hosts=chosen.internal_hosts,
             budget=chosen.requests_per_second,
+            bandwidth=chosen.bandwidth if isinstance(chosen, RegistrySiteSettings) else None,
         )
 
     # -- keys and policy ---------------------------------------------------------------------

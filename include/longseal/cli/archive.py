@@ -41,6 +41,11 @@ def add(verbs: Verbs) -> None:
 
     mirror = verbs.verb("mirror", _mirror, "Bring images and their proof to a site.")
     mirror.add_argument("--site", required=True, metavar="NAME")
+    mirror.add_argument(
+        "--repository", metavar="PATTERN", help="of only these repositories, with no new inventory"
+    )
+    mirror.add_argument("--image", metavar="DIGEST", help="only this image, with no new inventory")
+    mirror.add_argument("--dry-run", action="store_true", help="tell what the site lacks")
 
     receive = verbs.verb("receive", _receive, "Take in the receipts of sites.")
     receive.add_argument("receipts", nargs="+", type=Path, metavar="FILE")
@@ -132,7 +137,13 @@ def _mirror(arguments: argparse.Namespace) -> int:
     from longseal.mirror.mirror import mirror
 
     workspace = workspace_of(arguments)
-    document = mirror(workspace, workspace.settings.site(arguments.site))
+    document = mirror(
+        workspace,
+        workspace.settings.site(arguments.site),
+        arguments.repository,
+        arguments.image,
+        arguments.dry_run,
+    )
     show(arguments, f"Mirror to {arguments.site}", document, document)
     bad = document["failed"] or document["withheld"] or document["receipt_refused"]
     return FINDINGS if bad else DONE

@@ -14,11 +14,12 @@ from typing import Any, Final, TypeVar
 
 from longseal.archive.restore import older_suffix
 from longseal.canonical import digest_of
-from longseal.errors import LongsealError, RegistryError, SettingsError
+from longseal.errors import LongsealError, RefusedError, RegistryError, SettingsError
 from longseal.mirror.clearance import Outbound, objection
 from longseal.mirror.folder import write_file
 from longseal.mirror.kit import KIT_REPOSITORY, KIT_TYPE, Kit
 from longseal.mirror.plan import Shipment
+from longseal.patterns import ANYTHING
 from longseal.registry.artifact import File, artifact_manifest, put_artifact
 from longseal.registry.attach import list_in_fallback
 from longseal.registry.copy import Copied, copy_manifest_tree, is_whole
@@ -53,6 +54,7 @@ class Delivered:
     """What a delivery did.
 
     :param failed: images that did not arrive, with why; the next run tries them again
+    :param wanting: images that the site did not have whole
     :param refused: images that were not sent, since what hangs on them does not verify, with why
     """
 
@@ -60,6 +62,7 @@ class Delivered:
     copied: Copied = field(default_factory=Copied)
     failed: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    wanting: list[str] = field(default_factory=list)
 
     def add(self, other: Delivered) -> None:
         """Count another batch in."""
@@ -67,6 +70,7 @@ class Delivered:
         self.copied += other.copied
         self.failed |= other.failed
         self.refused |= other.refused
+        self.wanting += other.wanting
 
     def to_json(self) -> dict[str, Any]:
         """Counts."""
@@ -77,13 +81,20 @@ class Delivered:
             "already_there": self.copied.already_there,
             "failed": self.failed,
             "refused": self.refused,
+            "wanting": self.wanting,
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Delivered:
         """The inverse of :meth:`to_json`."""
         copied = Copied(value["blobs_sent"], value["bytes_sent"], value["already_there"])
-        return cls(value["images"], copied, dict(value["failed"]), dict(value["refused"]))
+        return cls(
+            value["images"],
+            copied,
+            dict(value["failed"]),
+            dict(value["refused"]),
+            list(value["wanting"]),
+        )
 
 
 def target_of(workspace: Workspace, site: SiteSettings) -> Registry:
@@ -100,11 +111,17 @@ def target_of(workspace: Workspace, site: SiteSettings) -> Registry:
     return LayoutRegistry(site.name, site.path / IMAGES)
 
 
-def deliver(workspace: Workspace, site: SiteSettings, shipments: Sequence[Shipment]) -> Delivered:
+def deliver(
+    workspace: Workspace,
+    site: SiteSettings,
+    shipments: Sequence[Shipment],
+    dry_run: bool = False,
+) -> Delivered:
     """Bring ``shipments`` to ``site``; what the site has is not sent.
 
     What hangs on an image is verified before anything of it leaves.
 
+    :param dry_run: only find out what the site lacks; it counts as ``wanting``
     :raises RegistryError: the site does not answer
     """
     target = target_of(workspace, site)
@@ -123,7 +140,8 @@ def deliver(workspace: Workspace, site: SiteSettings, shipments: Sequence[Shipme
                 done.copied += Copied(already_there=1 + len(shipment.referrers))
             else:
                 wanting.append(shipment)
-    if wanting:
+    done.wanting = [shipment.name for shipment in wanting]
+    if wanting and not dry_run:
         done.add(_send(workspace, target, wanting))
     return done
 
@@ -186,7 +204,8 @@ def complete(target: Registry, shipment: Shipment, deep: bool = False) -> bool:
     if target.manifest(repository, image) is None:
         return False
     if deep and not all(
-        is_whole(target, repository, digest) for digest in (image, *shipment.referrers)
+        is_whole(target, repository, digest, shipment.platforms)
+        for digest in (image, *shipment.referrers)
     ):
         return False
     if any(target.resolve(repository, tag) != image for tag in shipment.tags):
@@ -220,7 +239,22 @@ def ship(source: Source, target: Registry, shipment: Shipment) -> Copied:
     repository = shipment.repository
     copied = Copied()
     for digest in (shipment.image, *shipment.referrers):
-        copied += copy_manifest_tree(source, target, repository, repository, digest, workers=1)
+        try:
+            copied += copy_manifest_tree(
+                source,
+                target,
+                repository,
+                repository,
+                digest,
+                workers=1,
+                platforms=shipment.platforms,
+            )
+        except RefusedError as err:
+            if shipment.platforms == ANYTHING:
+                raise
+            raise RefusedError(
+                f"{err}; a registry that wants every image of an index cannot have some platforms"
+            ) from err
         if isinstance(target, LayoutRegistry) and digest != shipment.image:
             _require_listed(target, shipment, digest)
     known: set[str] = set()

@@ -13,11 +13,23 @@ from longseal.settings import SiteSettings, VolumeSiteSettings
 from longseal.workspace import Workspace
 
 
-def mirror(workspace: Workspace, site: SiteSettings) -> dict[str, Any]:
-    """Bring ``site`` up to date; a second run with nothing new writes nothing."""
+def mirror(
+    workspace: Workspace,
+    site: SiteSettings,
+    repository: str | None = None,
+    image: str | None = None,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Bring ``site`` up to date; a second run with nothing new writes nothing.
+
+    :param repository: pattern of the only repositories to bring; then without an inventory
+    :param image: digest of the only image to bring; likewise
+    :param dry_run: tell what the site lacks, and send nothing
+    """
     refused = collect(workspace, site)
-    planned = plan(workspace, site)
-    delivered = deliver(workspace, site, planned.shipments)
+    planned = plan(workspace, site, repository, image)
+    delivered = deliver(workspace, site, planned.shipments, dry_run)
+    planned.part |= dry_run
     done = finish(workspace, site, planned, delivered)
     return {**delivered.to_json(), **done, "receipt_refused": refused}
 
@@ -32,7 +44,7 @@ def finish(
         "withheld": planned.withheld,
         "volume": str(site.path) if isinstance(site, VolumeSiteSettings) else None,
     }
-    if delivered.failed:
+    if delivered.failed or planned.part:
         return {
             **shown,
             "sequence": None,

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
 from longseal.canonical import hex_of
 from longseal.errors import MalformedError, RegistryError
+from longseal.patterns import ANYTHING, matches_any
 from longseal.registry.discovery import MAX_CHILDREN, MAX_DEPTH
 from longseal.registry.interface import Descriptor, Manifest, Registry, Source
 from longseal.registry.model import (
@@ -30,6 +31,9 @@ ATTEMPTS: Final = 4
 _CHUNK: Final = 1024 * 1024
 _READ: Final = 64 * 1024
 """Bytes read at a time: what breaks off with them is read again."""
+
+REFERENCE: Final = "vnd.docker.reference.digest"
+"""Annotation of what BuildKit lists beside an image: the image's digest."""
 
 _FOREIGN: Final = ("nondistributable", ".foreign.")
 
@@ -79,15 +83,17 @@ def copy_manifest_tree(
     digest: str,
     tag: str | None = None,
     workers: int = WORKERS,
+    platforms: Sequence[str] = ANYTHING,
 ) -> Copied:
     """Copy a manifest or index with all below it; referrers are not below it.
 
     :param tag: what the target calls it, set last
     :param workers: blobs under way at a time
+    :param platforms: patterns of the platforms that are copied of an index
     :raises RegistryError: something listed is not there, or either side failed
     :raises MalformedError: deeper or wider than discovery would go
     """
-    manifests = _tree(source, repository, digest)
+    manifests = _tree(source, repository, digest, platforms)
     blobs = {blob.digest: blob for manifest in manifests for blob in _blobs(manifest)}
     pool = ThreadPoolExecutor(workers, "longseal-copy")
     try:
@@ -104,10 +110,12 @@ def copy_manifest_tree(
     return copied
 
 
-def is_whole(place: Registry, repository: str, digest: str) -> bool:
+def is_whole(
+    place: Registry, repository: str, digest: str, platforms: Sequence[str] = ANYTHING
+) -> bool:
     """Whether a manifest or index is there with all below it; manifests are read and hashed."""
     try:
-        manifests = _tree(place, repository, digest)
+        manifests = _tree(place, repository, digest, platforms)
     except RegistryError:
         return False
     return all(
@@ -127,7 +135,7 @@ def _copy_manifest(
     return Copied(already_there=1) if present else Copied(1, len(manifest.data))
 
 
-def _tree(source: Source, repository: str, digest: str) -> list[Manifest]:
+def _tree(source: Source, repository: str, digest: str, platforms: Sequence[str]) -> list[Manifest]:
     """The manifest and all below it; each after every manifest that lists it."""
     found: dict[str, Manifest] = {}
     level = [digest]
@@ -140,18 +148,41 @@ def _tree(source: Source, repository: str, digest: str) -> list[Manifest]:
             if manifest is None:
                 raise RegistryError(f"{repository}: {wanted} is not there")
             found[wanted] = manifest
-            below += [child.digest for child in _children(manifest)]
+            below += [child.digest for child in chosen(manifest, platforms)]
         if not below:
             return list(found.values())
         level = below
     raise MalformedError(f"{digest} nests indexes deeper than {MAX_DEPTH} levels")
 
 
-def _children(manifest: Manifest) -> Iterator[Descriptor]:
-    if is_index(manifest.media_type):
-        for item in parse_index(manifest.data, manifest.media_type):
-            if item.media_type in MANIFEST_TYPES | INDEX_TYPES:
-                yield item
+def chosen(manifest: Manifest, platforms: Sequence[str]) -> list[Descriptor]:
+    """The manifests that an index lists, as far as they are of ``platforms``.
+
+    What BuildKit put beside an image goes where the image goes.
+    """
+    if not is_index(manifest.media_type):
+        return []
+    listed = [
+        item
+        for item in parse_index(manifest.data, manifest.media_type)
+        if item.media_type in MANIFEST_TYPES | INDEX_TYPES
+    ]
+    if tuple(platforms) == ANYTHING:
+        return listed
+    left = {
+        item.digest
+        for item in listed
+        if item.platform is not None
+        and REFERENCE not in item.annotations
+        # A pattern of two parts takes every variant.
+        and not matches_any(platforms, item.platform)
+        and not matches_any(platforms, "/".join(item.platform.split("/")[:2]))
+    }
+    return [
+        item
+        for item in listed
+        if item.digest not in left and item.annotations.get(REFERENCE) not in left
+    ]
 
 
 def _blobs(manifest: Manifest) -> Iterator[Descriptor]:

@@ -12,6 +12,8 @@ class Descriptor:
     """An OCI content descriptor (image-spec, descriptor.md), as far as Longseal reads it.
 
     Artifact type and annotations are hints of whoever wrote them, never proof.
+
+    :param platform: ``os/architecture`` or ``os/architecture/variant``, of an image in an index
     """
 
     media_type: str
@@ -19,6 +21,7 @@ class Descriptor:
     size: int
     artifact_type: str | None = None
     annotations: Mapping[str, str] = field(default_factory=dict)
+    platform: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

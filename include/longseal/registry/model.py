@@ -188,7 +188,23 @@ def parse_descriptor(value: object) -> Descriptor:
     media_type = _text(value, "mediaType")
     if media_type is None:
         raise MalformedError(f"the descriptor of {digest} has no mediaType")
-    return Descriptor(media_type, digest, size, _text(value, "artifactType"), _annotations(value))
+    return Descriptor(
+        media_type,
+        digest,
+        size,
+        _text(value, "artifactType"),
+        _annotations(value),
+        _platform(value.get("platform")),
+    )
+
+
+def _platform(value: object) -> str | None:
+    """A hint like the others: what is no platform is none."""
+    if not isinstance(value, dict):
+        return None
+    parts = [value.get(name) for name in ("os", "architecture", "variant")]
+    text = "/".join(part for part in parts if isinstance(part, str) and part)
+    return text if 0 < len(text) <= 200 else None
 
 
 def _optional(document: dict[str, Any], key: str) -> Descriptor | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk.exceptions import AirflowSkipException
+
 from longseal.errors import RefusedError, RetryableError
 from longseal.mirror.delivery import Delivered, deliver
 from longseal.mirror.mirror import finish
@@ -55,13 +57,29 @@ class LongsealPlanMirrorOperator(LongsealOperator):
     tags.
 
     :param sites: their names (templated)
+    :param repository: pattern of the only repositories to plan for; empty for all (templated)
+    :param image: digest of the only image to plan for; empty for all (templated)
     """
 
-    template_fields: Sequence[str] = (*LongsealOperator.template_fields, "sites")
+    template_fields: Sequence[str] = (
+        *LongsealOperator.template_fields,
+        "sites",
+        "repository",
+        "image",
+    )
 
-    def __init__(self, *, sites: Sequence[str], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        sites: Sequence[str],
+        repository: str | None = None,
+        image: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.sites = sites
+        self.repository = repository
+        self.image = image
 
     def act(self, workspace: Workspace, context: Context) -> list[dict[str, Any]]:
         """Plan."""
@@ -69,7 +87,12 @@ class LongsealPlanMirrorOperator(LongsealOperator):
         for name in self.sites:
             refused = collect(workspace, workspace.settings.site(name))
             self.log_table(f"Receipt of {name} refused", [refused] if refused else [])
-            planned = plan(workspace, workspace.settings.site(name))
+            planned = plan(
+                workspace,
+                workspace.settings.site(name),
+                self.repository or None,
+                self.image or None,
+            )
             withheld = [f"{image}: {why}" for image, why in planned.withheld.items()]
             self.log_table(f"Withheld from {name}", withheld)
             digest, images = planned.keep(workspace), len(planned.shipments)
@@ -78,7 +101,8 @@ class LongsealPlanMirrorOperator(LongsealOperator):
                 {"site": name, "plan": digest, "start": start, "stop": start + size}
                 for start in range(0, max(images, 1), size)
             ]
-        return batches
+        # By turns, so that the sites that answer are not behind one that does not.
+        return sorted(batches, key=lambda one: (one["start"], self.sites.index(one["site"])))
 
 
 class LongsealDeliverOperator(LongsealOperator):
@@ -88,20 +112,24 @@ class LongsealDeliverOperator(LongsealOperator):
     and ``already_there``. Retried: an image that did not arrive.
 
     :param batch: one of the plan's (templated)
+    :param dry_run: ``true`` to find out what the site lacks, and send nothing (templated)
     """
 
-    template_fields: Sequence[str] = (*LongsealOperator.template_fields, "batch")
+    template_fields: Sequence[str] = (*LongsealOperator.template_fields, "batch", "dry_run")
 
-    def __init__(self, *, batch: Mapping[str, Any], **kwargs: Any) -> None:
+    def __init__(self, *, batch: Mapping[str, Any], dry_run: str = "", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.batch = batch
+        self.dry_run = dry_run
 
     def act(self, workspace: Workspace, context: Context) -> dict[str, Any]:
         """Deliver."""
         batch = given("batch", self.batch, dict)
         planned = Plan.kept(workspace, batch["plan"])
         shipments = planned.shipments[batch["start"] : batch["stop"]]
-        done = deliver(workspace, workspace.settings.site(batch["site"]), shipments)
+        dry_run = self.dry_run == "true"
+        done = deliver(workspace, workspace.settings.site(batch["site"]), shipments, dry_run)
+        self.log_table(f"{batch['site']} lacked", done.wanting)
         self.log_table("Not sent", [f"{image}: {why}" for image, why in done.refused.items()])
         self.log_table("Not arrived", [f"{image}: {why}" for image, why in done.failed.items()])
         if done.failed:
@@ -117,13 +145,15 @@ class LongsealFinishMirrorOperator(LongsealOperator):
     """Bring a site its kit, with a signed inventory, once all its images arrived.
 
     A kit with nothing new in it is not signed again. Runs whatever became of other sites; fails at
-    once where this one's images did not all arrive. Says what came of it in the event of the asset
+    once where this one's images did not all arrive; is skipped after a dry run, and where the run
+    named a repository or an image. Says what came of it in the event of the asset
     ``longseal://deliveries``, where that is an outlet of the task.
 
     Returns ``site``, ``sequence``, ``inventory`` (digest), ``images``, ``blobs_sent``,
     ``bytes_sent``, ``already_there``, ``withheld`` (a count), ``volume``, ``kit_files`` and
     ``key_operations``.
 
+    :param dry_run: ``true`` where nothing was sent (templated)
     :param site: its name (templated)
     :param batches: what the plan returned (templated)
     :param delivered: what the deliveries returned, those that did (templated)
@@ -134,6 +164,7 @@ class LongsealFinishMirrorOperator(LongsealOperator):
         "site",
         "batches",
         "delivered",
+        "dry_run",
     )
 
     def __init__(
@@ -142,9 +173,11 @@ class LongsealFinishMirrorOperator(LongsealOperator):
         site: str,
         batches: Iterable[Mapping[str, Any]],
         delivered: Iterable[Mapping[str, Any]],
+        dry_run: str = "",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.dry_run = dry_run
         self.site = site
         self.batches = batches
         self.delivered = delivered
@@ -163,9 +196,11 @@ class LongsealFinishMirrorOperator(LongsealOperator):
         for one in delivered:
             total.add(Delivered.from_json(one))
         planned = Plan.kept(workspace, batches[0]["plan"])
+        if planned.part or self.dry_run == "true":
+            raise AirflowSkipException(f"no inventory for {site.name}: not all of it was brought")
         found = {**total.to_json(), **finish(workspace, site, planned, total)}
         found["withheld"] = len(found["withheld"])
-        del found["failed"], found["refused"]
+        del found["failed"], found["refused"], found["wanting"]
         context["outlet_events"][DELIVERIES].extra = {
             name: found[name] for name in ("site", "sequence", "images", "inventory")
         }

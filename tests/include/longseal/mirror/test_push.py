@@ -10,12 +10,13 @@ from tests.installation import Installation, seal
 from tests.link import Fault, Link
 from tests.retired import REPOSITORY, retire
 
+from longseal import harvest
 from longseal.archive import prune
-from longseal.errors import RegistryError
+from longseal.errors import RefusedError, RegistryError
 from longseal.mirror import delivery
 from longseal.mirror.delivery import Delivered, deliver
 from longseal.mirror.mirror import mirror
-from longseal.mirror.plan import plan
+from longseal.mirror.plan import Shipment, plan
 from longseal.registry import upload
 from longseal.registry.distribution import DistributionRegistry
 from longseal.registry.interface import Registry
@@ -258,6 +259,58 @@ def test_fifty_random_cuts_end_in_the_same_bytes(
             assert (again.images, again.failed) == (2, {}), seed
             assert content(far) == whole, seed
     assert cuts >= 45
+
+
+def test_a_site_gets_the_tags_and_platforms_that_it_asks_for(
+    harvested: Installation, far: RegistryDouble
+) -> None:
+    with RegistryDouble() as near:
+        kept, left = (near.add_image("corp/app", layer=name) for name in (b"amd", b"arm"))
+        index = near.add_index("corp/app", [kept, left])
+        document = json.loads(near.repository("corp/app").manifests.pop(index)[1])
+        for item, architecture in zip(document["manifests"], ("amd64", "arm64"), strict=True):
+            item["platform"] = {"os": "linux", "architecture": architecture, "variant": "v8"}
+        index = near.add_manifest("corp/app", document, "v1")
+        near.add_image("corp/app", "edge", layer=b"other")
+        harvested.write(
+            registries=[{"name": "main", "url": near.url, "repositories": ["corp/app"]}],
+            sites=[
+                {**PLANT, "url": far.url, "tags": {"include": ["v*"]}, "platforms": ["linux/amd64"]}
+            ],
+        )
+        workspace = harvested.workspace()
+        for batch in harvest.plan(workspace)[0]:
+            harvest.harvest(workspace, batch)
+        planned = plan(workspace, workspace.settings.site("plant"))
+        # None of them is attested, and only what is asked for is missed.
+        assert set(planned.withheld) == {f"corp/app@{one}" for one in (index, kept)}
+        site = workspace.settings.site("plant")
+        shipment = Shipment("main", "corp/app", index, ("v1",), (), ("linux/amd64",))
+        target = delivery.target_of(workspace, site)
+        delivery.ship(workspace.registry("main"), target, shipment)
+        assert set(far.repository("corp/app").manifests) == {index, kept}
+        assert delivery.complete(target, shipment, deep=True)
+        # The other way round: a registry that wants all of an index says so.
+        far.repositories.clear()
+        far.fail(f"PUT .*{index}", Failure(400, body=_error("MANIFEST_BLOB_UNKNOWN")))
+        with pytest.raises(RefusedError, match="wants every image of an index"):
+            delivery.ship(workspace.registry("main"), target, shipment)
+
+
+def test_a_part_of_the_plan_and_a_dry_run_bring_no_inventory(
+    harvested: Installation, far: RegistryDouble
+) -> None:
+    seal(harvested.workspace(), "r-one")
+    harvested.write(sites=[{**PLANT, "url": far.url}])
+    workspace = harvested.workspace()
+    site = workspace.settings.site("plant")
+    done = mirror(workspace, site, dry_run=True)
+    assert (len(done["wanting"]), done["images"], done["inventory"]) == (20, 0, None)
+    assert content(far) == {}
+    image = workspace.catalog.images()[0]
+    done = mirror(workspace, site, image.repository, image.digest)
+    assert (done["images"], done["inventory"]) == (1, None)
+    assert set(content(far)) == {image.repository}
 
 
 def _error(code: str) -> bytes:

@@ -2,7 +2,7 @@ import shutil
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from tests.installation import Installation, harvest_all, seal
 from tests.plugins.conftest import Take, Taken
 
@@ -76,8 +76,8 @@ def test_many_images_make_larger_batches_not_more(
     batches = take(LongsealPlanMirrorOperator, sites=["ship", "plant"])
     assert [(one["site"], one["start"]) for one in batches] == [
         ("ship", 0),
-        ("ship", 2),
         ("plant", 0),
+        ("ship", 2),
         ("plant", 2),
     ]
 
@@ -123,3 +123,38 @@ def test_no_inventory_is_signed_for_what_did_not_arrive(
 def test_a_site_that_was_not_planned_is_refused(take: Take) -> None:
     with pytest.raises(AirflowFailException, match="0 of 0 batches arrived at ship"):
         take(LongsealFinishMirrorOperator, site="ship", batches=None, delivered=None)
+
+
+def test_a_dry_run_tells_what_a_site_lacks_and_sends_nothing(
+    take: Take, sealed: Installation
+) -> None:
+    before = sealed.files()
+    batches = take(LongsealPlanMirrorOperator, sites=["ship"])
+    (done,) = [take(LongsealDeliverOperator, batch=one, dry_run="true") for one in batches]
+    assert (done["images"], len(done["wanting"]), done["blobs_sent"]) == (0, 4, 0)
+    assert {name for name in sealed.files() if name not in before} == {
+        name for name in sealed.files() if name.startswith("archive/objects")
+    } - before.keys()
+    with pytest.raises(AirflowSkipException, match="no inventory for ship"):
+        take(
+            LongsealFinishMirrorOperator,
+            site="ship",
+            batches=batches,
+            delivered=[done],
+            dry_run="true",
+        )
+
+
+def test_one_image_comes_without_an_inventory(take: Take, sealed: Installation) -> None:
+    image = sealed.workspace().catalog.images()[0]
+    batches = take(
+        LongsealPlanMirrorOperator,
+        sites=["ship"],
+        repository=image.repository,
+        image=image.digest,
+    )
+    delivered = bring(take, batches)
+    assert [one["images"] for one in delivered] == [1]
+    with pytest.raises(AirflowSkipException, match="no inventory for ship"):
+        take(LongsealFinishMirrorOperator, site="ship", batches=batches, delivered=delivered)
+    assert not (sealed.folder / "ship/site").exists()
