@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench import budget, harvest, nothing_new, scale, seal, verification
+from tests.bench import budget, harvest, mirror, nothing_new, scale, seal, verification
 from tests.bench.comparison import Comparison, Figures, Result, table
 from tests.lab import LabError, open_lab
 from tests.lab.registries import Kind
@@ -16,6 +16,7 @@ LAB_SECTIONS = {
     "harvest": harvest.measure,
     "verification": verification.measure,
     "nothing-new": nothing_new.measure,
+    "mirror": mirror.measure,
 }
 REGISTRIES: tuple[Kind, ...] = ("docker_registry", "distribution")
 """What a first harvest is measured on; the rest is on the first of them."""

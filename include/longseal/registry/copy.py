@@ -9,7 +9,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final, cast
 
 from longseal.canonical import hex_of
 from longseal.errors import MalformedError, RegistryError
@@ -28,8 +28,7 @@ WORKERS: Final = 4
 ATTEMPTS: Final = 4
 """How often a blob is opened at one place of it before the source is given up."""
 
-_CHUNK: Final = 1024 * 1024
-_READ: Final = 64 * 1024
+_READ: Final = 256 * 1024
 """Bytes read at a time: what breaks off with them is read again."""
 
 REFERENCE: Final = "vnd.docker.reference.digest"
@@ -70,8 +69,8 @@ def copy_blob(
 
     :raises RegistryError: the source has other bytes, or either side failed
     """
-    with io.BufferedReader(_Checked(source, repository, blob), _CHUNK) as stream:
-        sent = target.put_blob(target_repository, blob.digest, blob.size, stream)
+    with _Checked(source, repository, blob) as stream:
+        sent = target.put_blob(target_repository, blob.digest, blob.size, cast(BinaryIO, stream))
     return Copied(1, blob.size) if sent else Copied(already_there=1)
 
 
@@ -232,8 +231,10 @@ class _Checked(io.RawIOBase):
             self._at = offset
         return offset
 
-    def readinto(self, buffer: Any) -> int:
-        data = self._read(min(len(buffer), _READ, self._blob.size - self._at))
+    def read(self, count: int = -1, /) -> bytes:
+        """Some bytes, at most ``count``; none at the end. Nothing is copied on the way."""
+        wanted = _READ if count < 0 else min(count, _READ)
+        data = self._read(min(wanted, self._blob.size - self._at))
         # Bytes that are read again, after a cut, were hashed; the far end hashes what it gets.
         self._hash.update(data[max(self._hashed - self._at, 0) :])
         self._at += len(data)
@@ -246,8 +247,7 @@ class _Checked(io.RawIOBase):
                 f"expected {self._blob.size} bytes of {self._blob.digest}, got {self._hashed} of "
                 f"sha256:{self._hash.hexdigest()}"
             )
-        buffer[: len(data)] = data
-        return len(data)
+        return data
 
     def close(self) -> None:
         self._leave()

@@ -18,7 +18,7 @@ from longseal.registry.connections import Answer, Readable
 from longseal.registry.transport import Transport
 
 PIECE: Final = 16 * 1024 * 1024
-"""Bytes sent in one request, unless the registry wants more: what a cut costs at most."""
+"""Bytes sent in the first request of an upload; while all goes well, each has twice as many."""
 
 MAX_PIECE: Final = 1024 * 1024 * 1024
 MAX_RESTARTS: Final = 8
@@ -57,7 +57,7 @@ class Upload:
         self._where: str | None = None
         self._sent = 0
         self._sure = True
-        self._piece = PIECE
+        self._least = self._piece = PIECE
 
     def run(self, elsewhere: str | None = None) -> bool:
         """Bring the blob.
@@ -139,6 +139,7 @@ class Upload:
         self._opened(answer)
         self._sent += length
         self._sure = True
+        self._piece = min(2 * self._piece, MAX_PIECE)
         return True
 
     def _ask(self) -> bool:
@@ -153,6 +154,7 @@ class Upload:
         if count == 1 or count > self._size:
             return False
         self._sent = count
+        self._piece = self._least
         if answer.headers.get("Location"):
             self._opened(answer)
         return True
@@ -203,7 +205,8 @@ class Upload:
             raise RegistryError(f"{self._http.host} sends uploads to another host: refused")
         least = answer.headers.get("OCI-Chunk-Min-Length", "")
         if least.isdecimal():
-            self._piece = max(PIECE, min(int(least[:19]), MAX_PIECE))
+            self._least = max(PIECE, min(int(least[:19]), MAX_PIECE))
+            self._piece = max(self._piece, self._least)
         self._where = where
         return where
 

@@ -48,8 +48,8 @@ def test_a_large_blob_goes_in_pieces(start: Start) -> None:
     assert put(registry)
     assert server.repository(NAME).blobs == {DIGEST: DATA}
     pieces = [r for r in server.requests if r.method == "PATCH"]
-    assert [len(r.body) for r in pieces] == [100_000] * 10
-    assert pieces[3].headers["Content-Range"] == "300000-399999"
+    assert [len(r.body) for r in pieces] == [100_000, 200_000, 400_000, 300_000]
+    assert pieces[2].headers["Content-Range"] == "300000-699999"
     assert sent(server) == len(DATA)
 
 
@@ -57,8 +57,9 @@ def test_a_registry_that_wants_larger_pieces_gets_them(start: Start) -> None:
     server, registry = start()
     server.quirks.least_piece = 400_000
     put(registry)
-    assert [len(r.body) for r in server.requests if r.method == "PATCH"] == [400_000] * 2 + [
-        200_000
+    assert [len(r.body) for r in server.requests if r.method == "PATCH"] == [
+        400_000,
+        600_000,
     ]
 
 
@@ -73,7 +74,7 @@ def test_an_upload_that_is_cut_goes_on_where_it_was(start: Start, fault: Fault, 
     assert server.repository(NAME).blobs == {DIGEST: DATA}
     assert server.count("POST") == 1
     # What had arrived is not sent again; of a stall the registry learns late.
-    assert sent(server) <= len(DATA) + (upload.PIECE if fault == "stall" else 1)
+    assert sent(server) <= len(DATA) + (len(DATA) // 2 if fault == "stall" else 1)
 
 
 def test_what_is_changed_on_the_way_is_never_stored(start: Start) -> None:
@@ -129,7 +130,7 @@ def test_a_source_that_breaks_off_is_read_on_from_there(start: Start) -> None:
     first, *ranges = [r.headers.get("Range") for r in server.requests if "/blobs/" in r.path]
     assert first is None
     starts = [int((one or "").removeprefix("bytes=").removesuffix("-")) for one in ranges]
-    assert 400_000 < starts[0] <= 500_000 < starts[1] <= 750_000
+    assert 200_000 < starts[0] <= 500_000 < starts[1] <= 750_000
 
 
 def test_a_source_without_ranges_is_read_again(start: Start) -> None:
@@ -174,5 +175,5 @@ def test_uploads_keep_to_their_bandwidth(start: Start, monkeypatch: pytest.Monke
     turns: list[None] = []
     monkeypatch.setattr(registry._http._bandwidth, "wait", lambda: turns.append(None))
     put(registry)
-    # Ten pieces of 100,000 bytes, each of which takes two blocks of 65,536.
-    assert len(turns) == 20
+    # Blocks of 65,536 bytes, and what is left of each of four pieces.
+    assert 16 <= len(turns) <= 16 + 4
