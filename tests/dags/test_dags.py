@@ -1,8 +1,10 @@
 import json
+import sys
 from copy import copy
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from inspect import iscoroutinefunction
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -225,6 +227,16 @@ def test_a_backfill_lists_its_months(airflow: Airflow) -> None:
     assert [month for month in months if month in printed] == months
     assert "2025-12" not in printed
     assert "2026-05" not in printed
+
+
+def test_airflow_itself_bars_a_backfill_of_the_prune(airflow: Airflow) -> None:
+    done = airflow.python(
+        str(Path(sys.executable).with_name("airflow")),
+        *("backfill", "create", "--dag-id", "longseal_prune"),
+        *("--from-date", "2026-01-01", "--to-date", "2026-04-01"),
+    )
+    assert done.returncode != 0
+    assert "does not allow backfill runs" in " ".join((done.stdout + done.stderr).split())
 
 
 def test_plugins_load_and_nothing_is_executed_under_a_bare_name(airflow: Airflow) -> None:

@@ -32,7 +32,7 @@ log: {{level: error, accesslog: {{disabled: {silent}}}}}
 storage:
   cache: {{blobdescriptor: inmemory}}
   filesystem: {{rootdirectory: {storage}}}
-  delete: {{enabled: true}}
+  delete: {{enabled: {deletes}}}
   maintenance: {{uploadpurging: {{enabled: false}}}}
 http:
   addr: {address}
@@ -53,8 +53,10 @@ class Registry:
         return self.url.removeprefix("http://")
 
 
-def command(kind: Kind, folder: Path, port: int, *, access_log: bool = False) -> list[str]:
-    """The argv of a registry that keeps its content in `folder`, deletions enabled.
+def command(
+    kind: Kind, folder: Path, port: int, *, access_log: bool = False, deletes: bool = True
+) -> list[str]:
+    """The argv of a registry that keeps its content in `folder`, deletions enabled unless told.
 
     `docker_registry` (Debian's 2.8.2) and `distribution` (v3) have no referrers API: clients write
     fallback tags. `referrers` has it, and keeps manifests in memory only.
@@ -66,7 +68,9 @@ def command(kind: Kind, folder: Path, port: int, *, access_log: bool = False) ->
         return [tool("refregistry"), "-addr", address, "-dir", str(storage)]
     config = folder / "config.yml"
     silent = str(not access_log).lower()
-    text = DISTRIBUTION_CONFIG.format(storage=storage, address=address, silent=silent)
+    text = DISTRIBUTION_CONFIG.format(
+        storage=storage, address=address, silent=silent, deletes=str(deletes).lower()
+    )
     config.write_text(text)
     binary = tool("docker-registry" if kind == "docker_registry" else "registry")
     return [binary, "serve", str(config)]
@@ -74,13 +78,18 @@ def command(kind: Kind, folder: Path, port: int, *, access_log: bool = False) ->
 
 @contextmanager
 def registry(
-    kind: Kind, folder: Path, port: int | None = None, *, access_log: bool = False
+    kind: Kind,
+    folder: Path,
+    port: int | None = None,
+    *,
+    access_log: bool = False,
+    deletes: bool = True,
 ) -> Iterator[Registry]:
     """Run a registry of one kind, on a free port unless told, with its content in `folder`."""
     port = port or free_port()
     url = f"http://{HOST}:{port}"
     env = {"OTEL_TRACES_EXPORTER": "none"}
-    argv = command(kind, folder, port, access_log=access_log)
+    argv = command(kind, folder, port, access_log=access_log, deletes=deletes)
     with start(kind, argv, folder, url, ready="/v2/", env=env):
         yield Registry(kind, url, folder)
 

@@ -38,6 +38,7 @@ from longseal.archive.plan import (
     note_once,
     planned_versions,
     read_plan,
+    require_none_cut_off,
     require_signed,
     require_version,
 )
@@ -124,6 +125,7 @@ def execute(
         rows = {} if disposing else _rows(workspace, items)
         if not burial.claimed:
             if workspace.archive.stat(begun_key(digest)) is None:
+                require_none_cut_off(workspace)
                 _require_current(workspace, document, items, before)
                 if approver is None:
                     approver = _policy(workspace, document, items)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
 from tests.installation import EXAMPLES, IDENTITY, ISSUER, Installation
+from tests.retired import retire
 
 from longseal.canonical import digest_of
 from longseal.cli import main
@@ -43,6 +44,19 @@ def test_the_main_job_by_command(harvested: Installation, capsys: Capture) -> No
     public = str(harvested.folder / "ship/site/org.pub")
     assert main(["verify", str(sealed), "--key", public]) == 0
     assert "100 attestations" in capsys.readouterr().out
+
+
+def test_a_cutoff_that_is_no_time_or_in_the_future_plans_nothing(
+    tmp_path: Path, authority: TimestampAuthorityDouble
+) -> None:
+    installation = Installation(tmp_path / "installation", authority)
+    config = ("--config", str(installation.config))
+    retire(installation)
+    wrong = ["", "None", "never", "1700000000", "2024-11", "24 months", "2999-01-01T00:00:00Z"]
+    for before in wrong:
+        assert main(["prune", "--before", before, *config]) == 2, before
+    assert not list(installation.workspace().archive.keys("prunes/"))
+    assert main(["prune", "--before", "2023-06-01T00:00:00Z", *config]) == 1
 
 
 def test_trust_material_that_has_ended_is_a_finding_of_the_harvest(

@@ -344,6 +344,21 @@ def test_a_run_that_was_cut_off_comes_before_the_next_plan(retired: Retired) -> 
         prune.plan(retired.workspace())
 
 
+def test_another_plan_waits_for_the_run_that_was_cut_off(retired: Retired) -> None:
+    """Else what both of them name would have two tombstones."""
+    other = prune.plan(retired.workspace(), before=START + timedelta(days=1))
+    assert other is not None and other.digest != retired.plan
+    with Kill(6).armed(), pytest.raises(Killed):
+        prune.execute(retired.workspace(), retired.plan, "grace")
+    there = retired.in_registry()
+    with pytest.raises(RefusedError, match=f"finish it first .*{retired.plan}"):
+        prune.execute(retired.workspace(), other.digest, "grace")
+    assert retired.in_registry() == there
+    prune.execute(retired.workspace(), retired.plan, "grace")
+    with pytest.raises(RefusedError, match="make it again"):
+        prune.execute(retired.workspace(), other.digest, "grace")
+
+
 def test_a_run_taken_up_too_late_buries_what_is_gone_and_deletes_nothing_more(
     retired: Retired, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ from tests.lab import registries, tools
 from tests.lab.registries import Kind
 
 from longseal.canonical import digest_of
+from longseal.errors import RefusedError
 from longseal.registry.attach import attach, detach
 from longseal.registry.attachment import fetch
 from longseal.registry.copy import copy_manifest_tree
@@ -18,6 +19,7 @@ from longseal.registry.discovery import children, discover
 from longseal.registry.distribution import DistributionRegistry
 from longseal.registry.interface import Descriptor
 from longseal.registry.layout import LayoutRegistry
+from longseal.registry.removal import Removal
 
 pytestmark = pytest.mark.lab
 
@@ -108,3 +110,13 @@ def test_a_blob_is_stored_and_streamed(served: Served) -> None:
         assert stream.read() == data
     assert registry.tags("corp/none") == ()
     assert registry.manifest("corp/none", "v1") is None
+
+
+@pytest.mark.parametrize("kind", ["docker_registry", "distribution"])
+def test_one_that_does_not_delete_is_found_out_on_a_digest_that_nothing_has(
+    kind: Kind, tmp_path: Path
+) -> None:
+    with registries.registry(kind, tmp_path, deletes=False) as running:
+        registries.push_image(running.url, NAME, "v1")
+        with pytest.raises(RefusedError, match="405"):
+            Removal(DistributionRegistry("lab", running.url)).check(NAME)
