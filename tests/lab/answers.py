@@ -16,7 +16,14 @@ WRITES: Final = frozenset(
         *("open", "session", "replaced"),
         *("claim_packs", "claim_pack", "turn", "mark_stored", "adopt", "supersede"),
         *("record_images", "remember", "mark_judged", "note_proofs", "restore", "set_aside"),
-        *("add_seal", "add_image_statements", "drop_image_statement", "add_delivery", "bury"),
+        *(
+            "add_seal",
+            "add_image_statements",
+            "drop_image_statement",
+            "add_delivery",
+            "bury",
+            "dispose",
+        ),
     }
 )
 
