@@ -7,10 +7,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench import budget, harvest, mirror, nothing_new, scale, seal, verification
+from tests.bench import budget, harvest, mirror, nothing_new, prune, scale, seal, verification
 from tests.bench.comparison import Comparison, Figures, Result, table
 from tests.lab import LabError, open_lab
-from tests.lab.registries import Kind
+from tests.lab.registries import Kind, registry
 
 LAB_SECTIONS = {
     "harvest": harvest.measure,
@@ -21,9 +21,11 @@ LAB_SECTIONS = {
 REGISTRIES: tuple[Kind, ...] = ("docker_registry", "distribution")
 """What a first harvest is measured on; the rest is on the first of them."""
 
-SECTIONS = (*LAB_SECTIONS, "scale", "seal", "budget")
+SECTIONS = (*LAB_SECTIONS, "scale", "seal", "plan", "prune", "budget")
 SIZES = [1_000, 10_000]
 SEALED = [10_000, 100_000]
+PRUNED = 50
+"""Images of ten referrers."""
 
 
 def main() -> int:
@@ -34,7 +36,7 @@ def main() -> int:
     parser.add_argument(
         "--full",
         action="store_true",
-        help="scale up to 100,000 attestations, seal to 1,000,000",
+        help="scale up to 100,000 attestations, seal and plan to 1,000,000; prune 1,000 images",
     )
     parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
     arguments = parser.parse_args()
@@ -75,15 +77,23 @@ def _measure(folder: Path, arguments: argparse.Namespace) -> list[Result]:
     if in_lab := [LAB_SECTIONS[name] for name in chosen if name in LAB_SECTIONS]:
         with open_lab(folder) as lab:
             for kind in REGISTRIES if "harvest" in chosen else REGISTRIES[:1]:
-                registry = lab.registry(kind)
-                images = lab.sign_many(registry.url, images=arguments.images)
-                turn = harvest.Turn(lab, registry, images)
+                place = lab.registry(kind)
+                signed = lab.sign_many(place.url, images=arguments.images)
+                turn = harvest.Turn(lab, place, signed)
                 for measure in in_lab if kind == REGISTRIES[0] else [harvest.measure]:
                     results += measure(turn, arguments.turns)
+    if "prune" in chosen:
+        (folder / "prune").mkdir()
+        kind = REGISTRIES[0]
+        with registry(kind, folder / "prune" / kind) as found:
+            images = 1_000 if arguments.full else PRUNED
+            results += prune.measure(folder / "prune", found, images, arguments.turns)
     if "scale" in chosen:
         results += scale.measure(folder, [*SIZES, *[100_000] * arguments.full])
     if "seal" in chosen:
         results += seal.measure(folder, [*SEALED, *[1_000_000] * arguments.full])
+    if "plan" in chosen:
+        results += prune.measure_plan(folder, [*SEALED, *[1_000_000] * arguments.full])
     if "budget" in chosen:
         results += budget.measure(folder)
     return results

@@ -6,6 +6,7 @@ completeness records, and the catalog's rows.
 
 import hashlib
 import multiprocessing
+from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,6 +19,7 @@ from longseal.archive.pack import store_pack, write_pack
 from longseal.archive.records import record_files, record_line
 from longseal.archive.retention import class_of, retain_until
 from longseal.canonical import digest_of, digest_set
+from longseal.catalog.catalog import Catalog
 from longseal.catalog.models import Evidence
 from longseal.harvest import catalog_row, claim_row
 from longseal.registry.discovery import Answer, CompletenessRecord
@@ -33,6 +35,7 @@ IMAGES = 20
 """Images of a repository."""
 
 Row = dict[str, Any]
+Rows = tuple[Row, list[Row], list[Row]]
 
 
 def fill(workspace: Workspace, attestations: int, *signed_at: datetime) -> None:
@@ -45,7 +48,7 @@ def fill(workspace: Workspace, attestations: int, *signed_at: datetime) -> None:
     :param signed_at: when; the packs take turns
     """
     trust, policy = workspace.keep(workspace.trusted_root), workspace.keep(workspace.policy)
-    catalog = workspace.catalog
+    assert workspace.catalog  # its tables are made
     engine = create_engine(workspace.settings.catalog)
     table = Evidence.metadata.tables["evidence"]
     indexes = sorted(table.indexes, key=lambda index: str(index.name))
@@ -59,10 +62,8 @@ def fill(workspace: Workspace, attestations: int, *signed_at: datetime) -> None:
     ) as processes:
         moments = [signed_at[at % len(signed_at)] for at in range(len(firsts))]
         ends = [min(first + firsts.step, attestations // AN_IMAGE) for first in firsts]
-        for pack, evidence, images in processes.map(_store, firsts, ends, moments):
-            catalog.claim_packs([pack], evidence)
-            catalog.mark_stored(pack["digest"])
-            catalog.record_images(images)
+        for rows in processes.map(_store, firsts, ends, moments):
+            listed(workspace.catalog, rows)
     for index in indexes:
         index.create(engine)
     engine.dispose()
@@ -78,84 +79,103 @@ def _adopt(workspace: Workspace, trust: str, policy: str) -> None:
     _workspace, _trust, _policy = workspace, trust, policy
 
 
-def _store(first: int, end: int, signed_at: datetime) -> tuple[Row, list[Row], list[Row]]:
-    """Archive one pack and the records of its images.
+def _store(first: int, end: int, signed_at: datetime) -> Rows:
+    """Archive one pack and the records of its images."""
+    evidence = []
+    for number in range(first, end):
+        repository, image = f"corp/service-{number // IMAGES}", _digest(f"image {number}")
+        for order in range(AN_IMAGE):
+            name = f"{repository} {number} {order}".encode()
+            manifest, bundle = b"manifest " + name, b"bundle " + name
+            kind = f"https://stella-ops.example/kind-{order}/v1"
+            evidence.append(
+                packed(repository, image, manifest, bundle, kind, signed_at, _trust, _policy)
+            )
+    return archived(_workspace, evidence, signed_at + timedelta(seconds=first))
+
+
+def packed(
+    repository: str,
+    image: str,
+    manifest: bytes,
+    bundle: bytes,
+    predicate_type: str,
+    signed_at: datetime,
+    trust: str,
+    policy: str,
+) -> Packed:
+    """One piece of evidence, as a harvest has it."""
+    digests = digest_set(bundle)
+    leaf = Leaf(
+        sha256=digests["sha256"],
+        sha512=digests["sha512"],
+        size=len(bundle),
+        collected_at=signed_at,
+        engine="none judged it",
+        image=image,
+        manifest=digest_of(manifest),
+        policy=policy,
+        registry=REGISTRY,
+        repository=repository,
+        signed_at=signed_at,
+        time_source="collection",
+        trust=trust,
+        verdict="verified",
+        subject=(image,),
+        predicate_type=predicate_type,
+        signer=Signer(IDENTITY, ISSUER),
+    )
+    return Packed(leaf, manifest, bundle)
+
+
+def archived(workspace: Workspace, evidence: list[Packed], checked_at: datetime) -> Rows:
+    """Archive evidence as one pack, and the records of the images that it is of.
 
     :returns: the catalog's rows of the pack, of its evidence and of its images
     """
-    images = {_place(number): _digest(f"image {number}") for number in range(first, end)}
-    evidence = [
-        _evidence(place[0], image, f"{place} {order}", order, signed_at)
-        for place, image in images.items()
-        for order in range(AN_IMAGE)
-    ]
     leaf = evidence[0].leaf
-    kept = class_of(_workspace.settings.retention, leaf)
+    kept = class_of(workspace.settings.retention, leaf)
     until = retain_until(kept, leaf)
     pack = write_pack(evidence)
-    store_pack(_workspace.archive, pack, until)
-    records = {
-        image: record_line(_record(place[0], image), signed_at) for place, image in images.items()
-    }
-    for key, data in record_files(records.values(), signed_at + timedelta(seconds=first)):
-        _workspace.store(key, data)
+    store_pack(workspace.archive, pack, until)
+    attached: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for item in evidence:
+        attached[item.leaf.repository, item.leaf.image].append(item.leaf.manifest)
+    records = {place: _record(*place, found, checked_at) for place, found in attached.items()}
+    for key, data in record_files(records.values(), checked_at):
+        workspace.store(key, data)
     return (
         claim_row(pack, kept.name, until, leaf.collected_at),
         [catalog_row(item.leaf, pack.digest) | {"proof_tries": None} for item in evidence],
         [
             {
                 "source": REGISTRY,
-                "repository": place[0],
+                "repository": repository,
                 "digest": image,
                 "state": "whole",
-                "record": records[image].decode(),
-                "checked_at": signed_at,
+                "record": record.decode(),
+                "checked_at": checked_at,
             }
-            for place, image in images.items()
+            for (repository, image), record in records.items()
         ],
     )
 
 
-def _evidence(
-    repository: str,
-    image: str,
-    name: str,
-    order: int,
-    signed_at: datetime,
-) -> Packed:
-    payload, manifest = f"bundle {name}".encode(), f"manifest {name}".encode()
-    digests = digest_set(payload)
-    leaf = Leaf(
-        sha256=digests["sha256"],
-        sha512=digests["sha512"],
-        size=len(payload),
-        collected_at=signed_at,
-        engine="none judged it",
-        image=image,
-        manifest=digest_of(manifest),
-        policy=_policy,
-        registry=REGISTRY,
-        repository=repository,
-        signed_at=signed_at,
-        time_source="collection",
-        trust=_trust,
-        verdict="verified",
-        subject=(image,),
-        predicate_type=f"https://stella-ops.example/kind-{order}/v1",
-        signer=Signer(IDENTITY, ISSUER),
+def listed(catalog: Catalog, rows: Rows) -> None:
+    """Have the catalog list what is archived."""
+    pack, evidence, images = rows
+    catalog.claim_packs([pack], evidence)
+    catalog.mark_stored(pack["digest"])
+    catalog.record_images(images)
+
+
+def _record(repository: str, image: str, manifests: list[str], checked_at: datetime) -> bytes:
+    answers = (
+        Answer("referrers", "found", len(manifests)),
+        Answer("fallback-tag", "absent"),
     )
-    return Packed(leaf, manifest, payload)
-
-
-def _record(repository: str, image: str) -> dict[str, object]:
-    found = tuple(sorted(_digest(f"{image} {order}") for order in range(AN_IMAGE)))
-    answers = (Answer("referrers", "found", AN_IMAGE), Answer("fallback-tag", "absent"))
-    record = CompletenessRecord(REGISTRY, repository, image, answers, found)
-    return {**record.to_json(), "vanished": []}
-
-
-def _place(number: int) -> tuple[str, int]:
-    return f"corp/service-{number // IMAGES}", number
+    record = CompletenessRecord(REGISTRY, repository, image, answers, tuple(sorted(manifests)))
+    return record_line({**record.to_json(), "vanished": []}, checked_at)
 
 
 def _digest(text: str) -> str:

@@ -507,7 +507,7 @@ class Catalog:
         if before is not None:
             query = query.where(Evidence.signed_at < before)
         with self.session() as session:
-            yield from session.execute(query.execution_options(yield_per=_BATCH))
+            yield from session.connection().execute(query.execution_options(yield_per=_BATCH))
 
     def unsealed_packs(self) -> list[str]:
         """The packs with verified evidence that no seal covers."""
@@ -547,9 +547,10 @@ class Catalog:
         wanted = set(places)
         with self.session() as session:
             for part in _parts(sorted({place[2] for place in wanted})):
-                for *place, record in session.execute(query.where(Image.digest.in_(part))):
-                    if (found := (place[0], place[1], place[2])) in wanted:
-                        yield found, record
+                rows = session.connection().execute(query.where(Image.digest.in_(part)))
+                for source, repository, digest, record in rows:
+                    if (place := (source, repository, digest)) in wanted:
+                        yield place, record
 
     def alarming_images(self) -> set[tuple[str, str, str]]:
         """Registry, repository and digest of the images whose last search was not whole, or found
@@ -570,9 +571,10 @@ class Catalog:
         with self.session() as session:
             session.execute(statement.on_conflict_do_nothing(index_elements=["sequence"]))
             rows = array("q")
+            connection = session.connection()
             for part in _parts(hashes):
                 rows.extend(
-                    session.scalars(select(Evidence.id).where(Evidence.leaf_hash.in_(part)))
+                    connection.scalars(select(Evidence.id).where(Evidence.leaf_hash.in_(part)))
                 )
             # Hashes are in no order of the table's: row by row, each would touch another page.
             covered = (
@@ -581,7 +583,7 @@ class Catalog:
                 .values(seal=seal.sequence)
             )
             for some in _parts(list(_runs(sorted(rows)))):
-                session.connection().execute(
+                connection.execute(
                     covered, [{"first": first, "last": last} for first, last in some]
                 )
 
@@ -652,7 +654,7 @@ class Catalog:
         with self.session() as session:
             for part in parts:
                 some = query if part is None else query.where(Evidence.repository.in_(part))
-                yield from session.execute(some.execution_options(yield_per=_BATCH))
+                yield from session.connection().execute(some.execution_options(yield_per=_BATCH))
 
     def bury(self, evidence: Collection[int], deletion: str | None) -> None:
         """The registry's copies of ``evidence`` are gone, under this deletion statement.

@@ -63,25 +63,27 @@ class Contents:
         shard = bytearray()
         lists: defaultdict[str, bytearray] = defaultdict(bytearray)
         last = b""
-        for row in self._workspace.catalog.unsealed(before):
-            packs.add(row.pack)
-            line = row.leaf.encode()
+        verified = Outcome.VERIFIED.value
+        for leaf, verdict, pack in self._workspace.catalog.unsealed(before):
+            packs.add(pack)
+            line = leaf.encode()
             if line == last:
                 continue
             if line < last:
                 raise VerificationError("the catalog's database does not sort leaves by bytes")
             last, hashed = line, leaf_hash(line)
-            verdicts[hashed] = sys.intern(row.verdict)
-            self.counts[row.verdict] += 1
-            if row.verdict == Outcome.VERIFIED.value:
+            verdicts[hashed] = sys.intern(verdict)
+            self.counts[verdict] += 1
+            if verdict == verified:
                 hashes += hashed
                 self.tree512.append_line(line)
-                shard += line + b"\n"
-                if self.counts[row.verdict] % SHARD_LINES == 0:
+                shard += line
+                shard += b"\n"
+                if self.counts[verdict] % SHARD_LINES == 0:
                     self._keep_shard(shard)
                     shard.clear()
             else:
-                lists[row.verdict] += line + b"\n"
+                lists[verdict] += line + b"\n"
         if shard:
             self._keep_shard(shard)
         for name in list(Outcome)[1:]:
