@@ -83,17 +83,25 @@ def _harvest(path: str, requests: list[tuple[str, str]], first: bool) -> dict[st
     assert workspace.catalog
     if not first:
         started = time.perf_counter()
+    cpu = _cpu()
     result = harvest.Harvested()
     for batch in harvest.plan(workspace)[0]:
         result.add(harvest.harvest(workspace, batch))
     return {
         "seconds": time.perf_counter() - started,
+        "cpu": _cpu() - cpu,
         "requests": list(requests),
         "main_mib": peak_mib(),
         # Of the largest one, and with what it shares with the main process.
         "worker_mib": getrusage(RUSAGE_CHILDREN).ru_maxrss / 1024,
         **result.total.to_json(),
     }
+
+
+def _cpu() -> float:
+    """CPU seconds of this process, and of the verifying ones that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def peak_mib() -> float:
