@@ -25,13 +25,16 @@ Where the DAG processor's environment has `LONGSEAL_SEAL_DEADLINE_DAYS`, as `5`,
 ended so long after it was queued misses its deadline: the run's page shows it, and the triggerer's
 log has the alert. The weekly audit fails where a month is not sealed by the end of its fifth day.
 
-`freeze`, `recheck`, `sign` and `sign_image_statements` run in the queue `signing`, whose workers
-alone hold the key.
+Where the settings name a secret for receipts (`seal.recheck_secret_env`), the recheck is mapped
+over batches of packs (`recheck_packs`), and `recheck` itself takes their receipts.
+
+`freeze`, whatever rechecks, `sign` and `sign_image_statements` run in the queue `signing`, whose
+workers alone hold the key.
 """
 
 from datetime import UTC, datetime
 
-from airflow.sdk import DAG, CronDataIntervalTimetable, Param, chain
+from airflow.sdk import DAG, CronDataIntervalTimetable, Param, TriggerRule, chain
 
 from longseal_airflow.assets import SEALS
 from longseal_airflow.defaults import DEFAULT_ARGS, seal_deadline
@@ -40,8 +43,10 @@ from longseal_airflow.operators.reseal import (
     LongsealCheckOperator,
     LongsealFreezeOperator,
     LongsealLogOperator,
+    LongsealPlanRecheckOperator,
     LongsealPublishOperator,
     LongsealPushSealOperator,
+    LongsealRecheckAheadOperator,
     LongsealRecheckOperator,
     LongsealSignImageStatementsOperator,
     LongsealSignOperator,
@@ -73,12 +78,23 @@ with DAG(
     },
     default_args={**DEFAULT_ARGS, "period": "{{ params.period or '' }}"},
 ):
+    plan_recheck = LongsealPlanRecheckOperator(task_id="plan_recheck", queue="signing")
     chain(
         # The first freeze of all writes the key set, for which it asks the key for its public half.
         LongsealFreezeOperator(
             task_id="freeze", queue="signing", depends_on_past=True, wait_for_downstream=True
         ),
-        LongsealRecheckOperator(task_id="recheck", queue="signing"),
+        plan_recheck,
+        LongsealRecheckAheadOperator.partial(
+            task_id="recheck_packs",
+            queue="signing",
+            max_active_tis_per_dagrun=4,
+            map_index_template="{{ task.packs | length }} packs from {{ task.packs[0][:15] }}",
+        ).expand(packs=plan_recheck.output),
+        # Takes the receipts of what was rechecked in batches, and rechecks what has none.
+        LongsealRecheckOperator(
+            task_id="recheck", queue="signing", trigger_rule=TriggerRule.NONE_FAILED
+        ),
         LongsealSignOperator(task_id="sign", queue="signing"),
         LongsealTimestampOperator(task_id="timestamp"),
         LongsealLogOperator(task_id="log"),

@@ -125,6 +125,8 @@ def test_a_harvest_goes_on_without_newer_trust_material_and_its_run_fails(
 def test_the_steps_of_a_seal_follow_each_other(dags: dict[str, DAG]) -> None:
     assert [task.task_id for task in dags["reseal"].topological_sort()] == [
         "freeze",
+        "plan_recheck",
+        "recheck_packs",
         "recheck",
         "sign",
         "timestamp",
@@ -138,11 +140,27 @@ def test_the_steps_of_a_seal_follow_each_other(dags: dict[str, DAG]) -> None:
     assert all(len(task.downstream_task_ids) <= 1 for task in dags["reseal"].tasks)
 
 
+def test_the_recheck_is_mapped_over_batches_and_follows_on_none_as_well(
+    dags: dict[str, DAG],
+) -> None:
+    assert dags["reseal"].get_task("recheck_packs").is_mapped
+    assert dags["reseal"].get_task("recheck_packs").upstream_task_ids == {"plan_recheck"}
+    assert dags["reseal"].get_task("recheck").upstream_task_ids == {"recheck_packs"}
+    assert dags["reseal"].get_task("recheck").trigger_rule == "none_failed"
+
+
 def test_what_needs_the_key_runs_where_it_is(dags: dict[str, DAG]) -> None:
     signing = {name: queues(dag).get("signing", set()) for name, dag in dags.items()}
     assert signing == {
         "harvest": set(),
-        "reseal": {"freeze", "recheck", "sign", "sign_image_statements"},
+        "reseal": {
+            "freeze",
+            "plan_recheck",
+            "recheck_packs",
+            "recheck",
+            "sign",
+            "sign_image_statements",
+        },
         "prune": {"plan", "prune"},
         "mirror": {"finish"},
         "audit": {"recheck_ahead"},

@@ -9,7 +9,7 @@ version of each verifier, so it never vouches for anything else.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from longseal import judgement
 from longseal.archive.pack import Evidence, load_pack
 from longseal.canonical import canonical_json
+from longseal.harvest import MAX_BATCHES
 from longseal.trust import vouched
 from longseal.verify.engine import Outcome
 from longseal.verify.pool import VerifierPool
@@ -106,18 +107,31 @@ class Ahead:
         }
 
 
-def recheck_ahead(workspace: Workspace) -> Ahead | None:
+def plan_recheck(workspace: Workspace, size: int = 8) -> list[list[str]]:
+    """The packs that no seal covers yet, ``size`` in a batch, or more where that makes too many.
+
+    :returns: nothing where the settings name no secret for the receipts
+    """
+    if workspace.recheck_secret is None:
+        return []
+    packs = sorted(workspace.catalog.unsealed_packs())
+    step = max(size, -(-len(packs) // MAX_BATCHES))
+    return [packs[start : start + step] for start in range(0, len(packs), step)]
+
+
+def recheck_ahead(workspace: Workspace, packs: Iterable[str] | None = None) -> Ahead | None:
     """Verify again what no seal covers yet, so that little is left at the month's end.
 
     A killed run goes on behind the last pack that it finished.
 
+    :param packs: some of them; None for all
     :returns: None where the settings name no secret for the receipts
     """
     if workspace.recheck_secret is None:
         return None
     found = Ahead()
     with Recheck(workspace) as recheck:
-        for digest in workspace.catalog.unsealed_packs():
+        for digest in workspace.catalog.unsealed_packs() if packs is None else packs:
             if recheck.done(digest):
                 found.known += 1
                 continue

@@ -15,7 +15,7 @@ from longseal.errors import RefusedError, RetryableError
 from longseal.seal.artifact import push_seal
 from longseal.seal.images import attach_images, sign_images
 from longseal.seal.published import Published
-from longseal.seal.recheck import recheck_ahead
+from longseal.seal.recheck import plan_recheck, recheck_ahead
 from longseal.seal.reseal import Reseal
 from longseal.workspace import Workspace
 from longseal_airflow.assets import SEALS
@@ -49,12 +49,12 @@ class LongsealResealOperator(LongsealOperator):
         super().__init__(**kwargs)
         self.period = period
 
-    def act(self, workspace: Workspace, context: Context) -> dict[str, Any]:
+    def act(self, workspace: Workspace, context: Context) -> Any:
         """Take the step."""
         return self.step(workspace, Reseal(workspace, period_of(self.period, context)))
 
     @abstractmethod
-    def step(self, workspace: Workspace, reseal: Reseal) -> dict[str, Any]:
+    def step(self, workspace: Workspace, reseal: Reseal) -> Any:
         """The library's part."""
 
 
@@ -79,6 +79,19 @@ class LongsealFreezeOperator(LongsealResealOperator):
                 *(reseal.period.name, reseal.sealed.sequence, reseal.sealed.digest),
             )
         return reseal.freeze()
+
+
+class LongsealPlanRecheckOperator(LongsealResealOperator):
+    """Divide the packs that no seal covers yet into batches, to be rechecked side by side.
+
+    Returns lists of digests, one for each mapped :class:`LongsealRecheckAheadOperator`: none where
+    the settings name no secret for the receipts (``seal.recheck_secret_env``), or where the period
+    is sealed.
+    """
+
+    def step(self, workspace: Workspace, reseal: Reseal) -> list[list[str]]:
+        """Plan."""
+        return [] if reseal.sealed is not None else plan_recheck(workspace)
 
 
 class LongsealRecheckOperator(LongsealResealOperator):
@@ -225,11 +238,19 @@ class LongsealRecheckAheadOperator(LongsealOperator):
 
     Returns counts: ``rechecked``, ``packs``, ``known`` (packs that were rechecked before) and
     ``failed``.
+
+    :param packs: digests, one of the plan's batches (templated); None for all
     """
+
+    template_fields: Sequence[str] = (*LongsealOperator.template_fields, "packs")
+
+    def __init__(self, *, packs: Sequence[str] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.packs = packs
 
     def act(self, workspace: Workspace, context: Context) -> dict[str, Any]:
         """Recheck."""
-        found = recheck_ahead(workspace)
+        found = recheck_ahead(workspace, self.packs)
         if found is None:
             raise AirflowSkipException("the settings name no secret (seal.recheck_secret_env)")
         self.log_table(

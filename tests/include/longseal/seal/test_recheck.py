@@ -11,7 +11,7 @@ from longseal import cli, judgement
 from longseal.archive.pack import Evidence
 from longseal.errors import SettingsError, VerificationError
 from longseal.seal.contents import Contents
-from longseal.seal.recheck import Recheck, recheck_ahead
+from longseal.seal.recheck import Recheck, plan_recheck, recheck_ahead
 from longseal.settings import load
 from longseal.workspace import Workspace
 
@@ -57,6 +57,23 @@ def test_what_was_rechecked_ahead_is_not_judged_again_by_the_seal(
     assert sealed is not None
     assert sealed.size == 100
     assert sum(judged) == 100
+
+
+def test_batches_of_packs_are_rechecked_each_by_itself_and_the_seal_judges_none_again(
+    installation: Installation, judged: list[int]
+) -> None:
+    packs = signing(installation).catalog.unsealed_packs()
+    batches = plan_recheck(signing(installation), size=1)
+    assert batches == [[pack] for pack in packs]
+    assert plan_recheck(signing(installation)) == [packs]
+    for batch in batches:
+        found = recheck_ahead(signing(installation), batch)
+        assert found is not None
+        assert (found.packs, found.known) == (1, 0)
+    assert sum(judged) == 100
+    assert seal(signing(installation), "r-one").sealed is not None
+    assert sum(judged) == 100
+    assert plan_recheck(signing(installation)) == []
 
 
 def test_what_is_sealed_is_not_rechecked(installation: Installation, judged: list[int]) -> None:

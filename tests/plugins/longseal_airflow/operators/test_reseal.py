@@ -14,6 +14,7 @@ from longseal_airflow.operators.reseal import (
     LongsealCheckOperator,
     LongsealFreezeOperator,
     LongsealLogOperator,
+    LongsealPlanRecheckOperator,
     LongsealPublishOperator,
     LongsealPushSealOperator,
     LongsealRecheckAheadOperator,
@@ -207,6 +208,23 @@ def test_what_no_seal_covers_is_rechecked_ahead_where_there_is_a_secret(
     harvested.write(seal={"recheck_secret_env": "RECHECK"})
     counts = {"rechecked": 20, "packs": 1, "known": 0, "failed": 0}
     assert take(LongsealRecheckAheadOperator) == counts
+
+
+def test_the_recheck_is_divided_into_batches_where_there_is_a_secret_and_a_seal_to_make(
+    take: Take, harvested: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take(LongsealFreezeOperator, period="r-one")
+    assert take(LongsealPlanRecheckOperator, period="r-one") == []
+    monkeypatch.setenv("RECHECK", "5" * 64)
+    harvested.write(seal={"recheck_secret_env": "RECHECK"})
+    (batch,) = take(LongsealPlanRecheckOperator, period="r-one")
+    assert batch == harvested.workspace().catalog.unsealed_packs()
+    counts = {"rechecked": 20, "packs": 1, "known": 0, "failed": 0}
+    assert take(LongsealRecheckAheadOperator, packs=batch) == counts
+    assert take(LongsealRecheckAheadOperator, packs=[])["packs"] == 0
+    for step in STEPS[1:]:
+        take(step, period="r-one")
+    assert take(LongsealPlanRecheckOperator, period="r-one") == []
 
 
 def test_a_period_that_is_sealed_says_so_and_a_supplement_to_it_is_sealed_beside_it(
