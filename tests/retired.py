@@ -1,12 +1,13 @@
 """Evidence of the past, and an image whose one attestation is past its retention."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from longseal.canonical import canonical_json, digest_of, timestamp
 from longseal.registry.attach import EMPTY, attach
 from longseal.registry.interface import Descriptor, Manifest
 from longseal.registry.model import EMPTY_CONFIG, OCI_MANIFEST
 from longseal.seal.bundle import MEDIA_TYPE
+from longseal.workspace import utc_now
 from tests.doubles.sigstore import IDENTITY, ISSUER, SigstoreDouble
 from tests.installation import Installation, harvest_all, seal
 
@@ -29,16 +30,19 @@ def trust_double(installation: Installation, start: datetime) -> SigstoreDouble:
     return sigstore
 
 
-def harvest_image(installation: Installation, sigstore: SigstoreDouble, at: datetime) -> str:
+def harvest_image(
+    installation: Installation, sigstore: SigstoreDouble, at: datetime, ago: timedelta = timedelta()
+) -> str:
     """Put an image that was attested at this time into the registry, and harvest it.
 
+    :param ago: how long before now it was harvested
     :returns: the attestation's manifest
     """
     image, subject = put_image(installation, REPOSITORY, at)
     manifest = attach(
         installation.registry(), REPOSITORY, subject, MEDIA_TYPE, sigstore.attest(image, at=at), {}
     )
-    harvest_all(installation.workspace())
+    harvest_all(installation.workspace(lambda: utc_now() - ago))
     return manifest
 
 
@@ -69,6 +73,7 @@ def retire(installation: Installation) -> str:
     :returns: the attestation's manifest
     """
     sigstore = trust_double(installation, datetime(2023, 1, 1, tzinfo=UTC))
-    manifest = harvest_image(installation, sigstore, SIGNED_AT)
+    # What is found later was not found in the same second: of two such records the newer counts.
+    manifest = harvest_image(installation, sigstore, SIGNED_AT, timedelta(hours=1))
     seal(installation.workspace(), "r-old")
     return manifest

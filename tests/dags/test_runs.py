@@ -128,7 +128,7 @@ def test_every_dag_may_run_again_and_nothing_new_is_signed_fetched_or_written(
     assert "25 attestations found, 0 verified, 0 rejected, 0 unknown, 25 known before" in again.log
     assert installed.files() == files
     assert installed.key_operations() == operations
-    assert registry.count("GET", "/manifests/") > 0
+    assert registry.count("GET", "/referrers/") > 0
     assert registry.count("GET", "/blobs/") == 0
     assert set(registry.methods()) <= {"GET", "HEAD"}
 

@@ -35,7 +35,7 @@ def test_an_audit_counts_what_it_checked(
     before = installation.files()
     assert take(LongsealAuditOperator, share="{{ params.share }}", params={"share": 1.0}) == {
         "result": "passed",
-        "checks": {"passed": 7},
+        "checks": {"passed": 8},
         "evidence": {"verified": 20},
         "images": 4,
         "seals": 0,
