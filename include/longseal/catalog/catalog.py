@@ -717,7 +717,8 @@ class Catalog:
 
     def _insert(self, table: type[Base]) -> Any:
         dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
-        return dialect.insert(table)
+        # Into the table: the mapper would make objects of every row first.
+        return dialect.insert(table.__table__)
 
     def _upsert(
         self, table: type[Base], rows: Sequence[dict[str, Any]], key: tuple[str, ...]
