@@ -375,7 +375,10 @@ def test_every_dag_succeeds_both_times(ran: Ran) -> None:
     tried = {"harvest": 1, "reseal": 2, "mirror": 1, "audit": 1}
     for runs, expected in ((ran.first, dict.fromkeys(DAGS, 1)), (ran.again, tried)):
         for name, run in runs.items():
-            assert {tries for _, tries in run.tasks.values()} == {expected[name]}
+            tries = {task: tries for task, (_, tries) in run.tasks.items()}
+            # Without a secret for receipts there is nothing to map a recheck over.
+            assert tries.pop("recheck_packs", 0) == 0
+            assert set(tries.values()) == {expected[name]}
 
 
 def test_the_reseal_runs_took_their_month_from_their_dates(job: Job, ran: Ran) -> None:
