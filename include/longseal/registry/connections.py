@@ -440,6 +440,7 @@ class Download(io.RawIOBase):
         if not self.closed:
             # libcurl closes the connection of an answer that was not read to its end.
             self._multi.remove_handle(self._handle)
+            self._pieces.clear()  # the handle knows them until it is used again
             self._done((self._multi, self._handle))
         super().close()
 

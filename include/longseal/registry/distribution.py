@@ -9,7 +9,7 @@ from threading import Lock
 from typing import Any, BinaryIO, Final, TypeVar, Unpack
 
 from longseal.canonical import MAX_JSON_BYTES, digest_of, hex_of, is_digest, parse_object
-from longseal.errors import MalformedError, RefusedError, RegistryError
+from longseal.errors import MalformedError, RegistryError
 from longseal.patterns import matches_any
 from longseal.registry.auth import Scope
 from longseal.registry.connections import Answer
@@ -28,7 +28,7 @@ from longseal.registry.model import (
     parse_index,
 )
 from longseal.registry.transport import Options, Transport
-from longseal.registry.upload import REFUSALS, Upload
+from longseal.registry.upload import REFUSALS, Upload, refusal
 
 MAX_PAGES: Final = 5_000
 MAX_NAMES: Final = 1_000_000
@@ -224,11 +224,11 @@ class DistributionRegistry:
             allow=(200, 201, 202, 204, *REFUSALS),
         )
         if answer.status in REFUSALS:
-            refusal = self._refusal(f"store {reference} in", repository, answer)
+            refused = refusal(self._http, f"store {reference} in", repository, answer)
             if answer.code == "DIGEST_INVALID" and digest_of(manifest.data) == manifest.digest:
                 # Not true of these bytes: another client is uploading a blob that they name.
-                raise RegistryError(str(refusal))
-            raise refusal
+                raise RegistryError(str(refused))
+            raise refused
         stored = _header_digest(answer)
         if stored is not None and stored != manifest.digest:
             raise RegistryError(
@@ -244,7 +244,7 @@ class DistributionRegistry:
             allow=(200, 202, 204, *REFUSALS),
         )
         if answer.status in REFUSALS and answer.status != 404:
-            raise self._refusal(f"delete {digest} from", repository, answer)
+            raise refusal(self._http, f"delete {digest} from", repository, answer)
 
     def _names(self, first: str, scope: Scope, key: str) -> frozenset[str] | None:
         def read(answer: Answer) -> dict[str, None]:
@@ -323,10 +323,6 @@ class DistributionRegistry:
             target = self._http.here(found[1], target)
             if target is None:
                 raise RegistryError(f"{self._http.host}{first}: the next page is on another host")
-
-    def _refusal(self, doing: str, repository: str, answer: Answer) -> RefusedError:
-        why = f"{answer.status} {answer.code}".rstrip()
-        return RefusedError(f"{self._http.host} would not {doing} {repository}: {why}")
 
     def _manifest_target(self, repository: str, reference: str) -> str:
         return f"/v2/{check_repository(repository)}/manifests/{check_reference(reference)}"

@@ -414,8 +414,8 @@ class Transport:
 
     def _secured(self, route: Route, own: bool) -> Route:
         """The private authority is for the registry; its blob store may have a public one too."""
-        system = ssl.get_default_verify_paths()
-        context = ssl.create_default_context()
+        # Reads the files once beforehand: libcurl would only say at a request that one is bad.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         try:
             if self._ca_file is not None:
                 context.load_verify_locations(self._ca_file)
@@ -436,6 +436,7 @@ class Transport:
             )
         if own and self._ca_file is not None:
             return replace(route, ca_file=self._ca_file)
+        system = ssl.get_default_verify_paths()
         files = [Path(system.cafile)] if system.cafile else []
         folder = Path(system.capath) if system.capath else None
         if self._ca_file is None:

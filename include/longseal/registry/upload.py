@@ -215,10 +215,13 @@ class Upload:
             self._data.seek(self._start + offset)
 
     def _refusal(self, doing: str, answer: Answer) -> RefusedError:
-        why = f"{answer.status} {answer.code}".rstrip()
-        return RefusedError(
-            f"{self._http.host} would not {doing} {self._digest} in {self._repository}: {why}"
-        )
+        return refusal(self._http, f"{doing} {self._digest} in", self._repository, answer)
+
+
+def refusal(http: Transport, doing: str, repository: str, answer: Answer) -> RefusedError:
+    """What is to be raised where the registry will not have what it was sent."""
+    why = f"{answer.status} {answer.code}".rstrip()
+    return RefusedError(f"{http.host} would not {doing} {repository}: {why}")
 
 
 class _Part:

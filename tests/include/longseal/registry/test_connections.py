@@ -1,10 +1,10 @@
 import socket
-import threading
 import tracemalloc
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import pytest
+from tests.doubles.server import talking
 
 from longseal.errors import RegistryError
 from longseal.registry.connections import (
@@ -33,29 +33,19 @@ def saying(*answers: bytes, keep: bool = True) -> Iterator[tuple[str, list[int]]
 
     :param keep: whether a connection stays open after an answer; none is said to close
     """
-    listener = socket.create_server(("127.0.0.1", 0))
     left = list(answers)
     given: list[int] = []
 
-    def serve() -> None:
-        while left:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            given.append(0)
-            with connection, suppress(OSError):
-                while left and connection.recv(65536):
-                    connection.sendall(left.pop(0))
-                    given[-1] += 1
-                    if not keep:
-                        break
+    def talk(connection: socket.socket) -> None:
+        given.append(0)
+        while left and connection.recv(65536):
+            connection.sendall(left.pop(0))
+            given[-1] += 1
+            if not keep:
+                break
 
-    threading.Thread(target=serve, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/", given
-    finally:
-        listener.close()
+    with talking(talk) as url:
+        yield f"{url}/", given
 
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

@@ -5,7 +5,6 @@ import signal
 import socket
 import ssl
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 from tests.doubles.registry import Failure, Start
+from tests.doubles.server import talking
 from tests.proxy import Proxy
 
 import longseal
@@ -69,31 +69,18 @@ def test_a_retry_after_that_cannot_be_read_is_silence(start: Start, value: str) 
 def dripping(first: bytes, drop: bytes) -> Iterator[tuple[str, list[int]]]:
     """A server that goes on with ``drop`` after ``first`` until nobody listens, five seconds at
     most; and the number of its connections."""
-    listener = socket.create_server(("127.0.0.1", 0))
     connected: list[int] = []
 
-    def serve() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            connected.append(1)
-            with connection:
-                connection.recv(65536)
-                try:
-                    connection.sendall(first)
-                    for _ in range(250):
-                        connection.sendall(drop)
-                        time.sleep(0.02)
-                except OSError:
-                    pass
+    def talk(connection: socket.socket) -> None:
+        connected.append(1)
+        connection.recv(65536)
+        connection.sendall(first)
+        for _ in range(250):
+            connection.sendall(drop)
+            time.sleep(0.02)
 
-    threading.Thread(target=serve, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}", connected
-    finally:
-        listener.close()
+    with talking(talk) as url:
+        yield url, connected
 
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
