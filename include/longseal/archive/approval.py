@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from longseal.archive.plan import Item, document_of
+from longseal.archive.document import Item, document_of
+from longseal.archive.due import attached
 from longseal.canonical import canonical_json, digest_of, parse_object, parse_timestamp, timestamp
 from longseal.errors import MalformedError, RefusedError
 from longseal.patterns import matches, matches_any
@@ -191,24 +192,16 @@ def require_approved(workspace: Workspace, items: Sequence[Item]) -> Signed:
                 f"the approval policy takes {rule.max_count} at most, the plan has {count}:"
                 " somebody has to approve it"
             )
-    attached = _attached(workspace, {item.repository for item in items})
+    rows = workspace.catalog.placed({item.repository for item in items})
+    there = attached(row for row in rows if row.tombstone is None)
     for (rule, registry, repository), count in shares.items():
-        if count * 100 > rule.max_share * attached[registry, repository]:
+        if count * 100 > rule.max_share * there[registry, repository]:
             raise RefusedError(
                 f"the approval policy takes {rule.max_share} % of a repository at most, the plan"
-                f" has {count} of {attached[registry, repository]} of {registry}/{repository}:"
+                f" has {count} of {there[registry, repository]} of {registry}/{repository}:"
                 " somebody has to approve it"
             )
     return signed
-
-
-def _attached(workspace: Workspace, repositories: set[str]) -> Counter[tuple[str, str]]:
-    places = {
-        (row.source, row.repository, row.image, row.manifest)
-        for row in workspace.catalog.placed(repositories)
-        if row.tombstone is None
-    }
-    return Counter(place[:2] for place in places)
 
 
 def _ceremony(workspace: Workspace, version: int) -> Ceremony:

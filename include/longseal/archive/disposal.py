@@ -15,18 +15,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from longseal.archive.document import Item, Place, require_version
+from longseal.archive.due import Due, attached, capped
 from longseal.archive.holds import Holds, holding
 from longseal.archive.leaf import Leaf
 from longseal.archive.pack import index_key, label_key, load_by_leaf, pack_key
-from longseal.archive.plan import (
-    Due,
-    Item,
-    Plan,
-    capped,
-    require_none_cut_off,
-    require_version,
-    sign,
-)
+from longseal.archive.plan import Plan, require_none_cut_off, sign
 from longseal.archive.retention import class_of
 from longseal.archive.sealed import sealed_leaves
 from longseal.archive.tombstones import buried, place_of_leaf
@@ -65,10 +59,7 @@ def disposable(workspace: Workspace) -> Due:
     found, now = Due(), workspace.now()
     if not _is_set(workspace.settings.retention):
         return found
-    for place in {
-        (row.source, row.repository, row.image, row.manifest) for row in workspace.catalog.placed()
-    }:
-        found.attached[place[:2]] += 1
+    found.attached = attached(workspace.catalog.placed())
     packs = dict(_unlocked(workspace, found, now))
     wanted = {one for leaves in packs.values() for one in leaves}
     sequences = [seal.sequence for seal in published(workspace)] if wanted else []
@@ -76,27 +67,28 @@ def disposable(workspace: Workspace) -> Due:
     gone = buried(workspace) if wanted else {}
     holds = Holds(workspace).in_force()
     for pack, leaves in packs.items():
-        items: dict[tuple[str, str, str, str], list[str]] = defaultdict(list)
+        items: dict[Place, list[str]] = defaultdict(list)
         reason = None
         for hashed, leaf in leaves.items():
-            items[leaf.registry, leaf.repository, leaf.image, leaf.manifest].append(hashed)
+            place = place_of_leaf(leaf)
+            items[place[:4]].append(hashed)
             if holding(holds, [Held.of(leaf)]) is not None:
                 reason = "held"
             elif not _past(workspace.settings.retention, leaf, now):
                 reason = reason or "its pack is due in part only"
             elif hashed not in sealed:
                 reason = reason or "not sealed"
-            elif place_of_leaf(leaf) not in gone:
+            elif place not in gone:
                 reason = reason or "still in its registry"
         if reason is not None:
             if any(_past(workspace.settings.retention, leaf, now) for leaf in leaves.values()):
                 found.stopped[reason] += len(items)
             continue
-        for place, hashes in items.items():
+        for attachment, hashes in items.items():
             rules = {_rule(workspace.settings.retention, leaves[one]) for one in hashes}
             found.items.append(
                 Item(
-                    *place,
+                    *attachment,
                     packs=(pack,),
                     seals=tuple(sorted({sealed[one].seal for one in hashes})),
                     leaves=tuple(sorted(hashes)),

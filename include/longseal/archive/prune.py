@@ -19,32 +19,28 @@ from typing import Any, Final
 
 from longseal.archive.approval import PREFIX, require_approved
 from longseal.archive.disposal import DISPOSE, disposable, dispose, read_last
-from longseal.archive.holds import Hold, Holds, holding
-from longseal.archive.interface import Stored
-from longseal.archive.leaf import Leaf
-from longseal.archive.pack import load_pack, pack_key, pack_label
-from longseal.archive.plan import (
+from longseal.archive.document import (
     PLAN_LIFE,
+    Document,
     Item,
     Place,
-    action_of,
+    attachment_of,
+    document_of,
+    require_version,
+)
+from longseal.archive.due import due
+from longseal.archive.holds import Hold, Holds, holding
+from longseal.archive.leaf import Leaf
+from longseal.archive.plan import (
     begun_key,
     burial_folder,
     closed,
     closed_key,
-    document_of,
-    due,
-    expired,
     note_once,
-    planned_versions,
-    read_plan,
     require_none_cut_off,
-    require_signed,
-    require_version,
 )
 from longseal.archive.plan import plan as plan
-from longseal.archive.retention import class_of
-from longseal.archive.sealed import sealed_leaves
+from longseal.archive.readback import read_back, retain
 from longseal.archive.tombstones import restored
 from longseal.canonical import (
     canonical_json,
@@ -60,27 +56,10 @@ from longseal.seal.ceremony import Ceremony
 from longseal.seal.organisation import organisation_key
 from longseal.seal.published import predicate_type
 from longseal.seal.statement import Statement, Subject
-from longseal.seal.tree import leaf_hash
-from longseal.settings import Duration
 from longseal.workspace import Workspace
 
 WORKERS: Final = 8
 """Images of which attachments are deleted at once."""
-
-ONLY_COPY: Final = Duration(1, "year")
-"""For how long at least the archive's copy is locked once it is the only one."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReadBack:
-    """What the archive gave back.
-
-    :param leaves: by leaf hash
-    :param packs: what is stored, by the pack's digest
-    """
-
-    leaves: Mapping[str, Leaf]
-    packs: Mapping[str, Stored]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +92,9 @@ def execute(
     """
     if approver is not None and approver.startswith(PREFIX):
         raise RefusedError(f"nobody is called {approver[:80]!r}: leave a policy's approval to it")
-    document = workspace.kept(digest)
-    require_signed(workspace, document)
-    items, before = read_plan(document)
-    disposing = action_of(document) == DISPOSE
+    document = Document.signed(workspace, digest)
+    items, versions = document.items, document.versions
+    disposing = document.action == DISPOSE
     burial = Ceremony(workspace, burial_folder(digest))
     operations = 0
     if closed(workspace, digest):
@@ -126,10 +104,10 @@ def execute(
         if not burial.claimed:
             if workspace.archive.stat(begun_key(digest)) is None:
                 require_none_cut_off(workspace)
-                _require_current(workspace, document, items, before)
+                _require_current(workspace, document)
                 if approver is None:
-                    approver = _policy(workspace, document, items)
-            late, versions = expired(workspace, document), planned_versions(document)
+                    approver = _policy(workspace, document)
+            late = document.expired(workspace.now())
             leaves: Mapping[str, Leaf]
             refused: Mapping[str, int]
             # What cannot be read back is not begun: the catalog goes on to miss what vanishes.
@@ -144,7 +122,7 @@ def execute(
                     for pack, stored in found.packs.items():
                         require_version(pack, stored, versions)
                 leaves = found.leaves
-                _retain(workspace, found.packs)
+                retain(workspace, found.packs)
                 begun = _begin(workspace, digest, items, approver, answered)
                 _mark(workspace, rows, items, digest)
                 gone, refused = _delete(workspace, items, begun, rows, late)
@@ -154,7 +132,7 @@ def execute(
                 _close(workspace, digest, rows)
                 why = next(iter(refused), "it is held, or was gone before")
                 raise RefusedError(f"nothing of the plan was deleted: {why}; make it again")
-            statement = _deletion(workspace, document, begun, items, gone, leaves, versions)
+            statement = _deletion(workspace, document, begun, gone, leaves)
         else:
             statement = burial.statement()
         operations = burial.run(statement).operations
@@ -188,7 +166,7 @@ def _bury(
     rows = _rows(workspace, items)
     back = _put_back(workspace, deletion)
     places = {item.place: item for item in gone if item.place not in back}
-    under = {deletion: [], None: []}  # type: dict[str | None, list[int]]
+    under: dict[str | None, list[int]] = {deletion: [], None: []}
     for place, members in rows.items():
         leaves = set(places[place].leaves) if place in places else set()
         for row in members:
@@ -253,24 +231,23 @@ def _begun(workspace: Workspace, digest: str) -> Begun:
     )
 
 
-def _policy(workspace: Workspace, document: bytes, items: Sequence[Item]) -> str:
+def _policy(workspace: Workspace, document: Document) -> str:
     """The signed policy that approves a plan, as an approver."""
-    if action_of(document) == DISPOSE:
+    if document.action == DISPOSE:
         raise RefusedError("no policy approves a disposal: somebody has to")
-    return require_approved(workspace, items).approver
+    return require_approved(workspace, document.items).approver
 
 
-def _require_current(
-    workspace: Workspace, document: bytes, items: Sequence[Item], before: datetime | None
-) -> None:
+def _require_current(workspace: Workspace, document: Document) -> None:
     """Check that the plan is young, and that all of it is still due as it says."""
-    if expired(workspace, document):
+    if document.expired(workspace.now()):
         raise RefusedError(f"the plan is older than {PLAN_LIFE.days} days: make it again")
-    if action_of(document) == DISPOSE:
+    if document.action == DISPOSE:
         now = set(disposable(workspace).items)
     else:
-        now = set(due(workspace, before, {item.repository for item in items}).items)
-    changed = [item for item in items if item not in now]
+        repositories = {item.repository for item in document.items}
+        now = set(due(workspace, document.before, repositories).items)
+    changed = [item for item in document.items if item not in now]
     if changed:
         first = changed[0]
         raise RefusedError(
@@ -307,13 +284,10 @@ def _rows(workspace: Workspace, items: Sequence[Item]) -> dict[Place, list[Any]]
     wanted = {item.place for item in items}
     found: dict[Place, list[Any]] = {place: [] for place in wanted}
     for row in workspace.catalog.placed({item.repository for item in items}):
-        place = (row.source, row.repository, row.image, row.manifest)
+        place = attachment_of(row)
         if place in wanted:
             found[place].append(row)
     return found
-
-
-# -- reading back --------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -323,64 +297,6 @@ def _alarm(workspace: Workspace, digest: str) -> Iterator[None]:
     except VerificationError as err:
         workspace.note("prune.alarm", {"plan": digest, "reason": str(err)[:2000]})
         raise
-
-
-def _retain(workspace: Workspace, packs: Mapping[str, Stored]) -> None:
-    """A lock may have ended by now, or be about to, and the registry's copies go."""
-    until = ONLY_COPY.after(workspace.now())
-    for pack, stored in packs.items():
-        if stored.retain_until is None or stored.retain_until < until:
-            workspace.archive.retain(pack_key(pack), until)
-
-
-def read_back(workspace: Workspace, items: Sequence[Item]) -> ReadBack:
-    """Read every archived copy back whole, once a pack, and find it in its seal.
-
-    :raises VerificationError: a copy is missing, changed, not past its retention, or locked for
-        less time than promised
-    """
-    leaves: dict[str, Leaf] = {}
-    packs: dict[str, Stored] = {}
-    wanted = {one for item in items for one in item.leaves}
-    for digest in sorted({pack for item in items for pack in item.packs}):
-        stored = workspace.archive.stat(pack_key(digest))
-        if stored is None:
-            raise VerificationError(f"the pack {digest} is not in the archive: sound the alarm")
-        # The label was archived with the pack; the catalog is no authority.
-        label = pack_label(workspace.archive, digest)
-        promised = workspace.catalog.pack(digest).retain_until
-        if label is not None:
-            promised = max(promised, label.retain_until)
-        if stored.retain_until is None or stored.retain_until < promised:
-            raise VerificationError(
-                f"the pack {digest} is kept until {stored.retain_until}, promised was {promised}"
-            )
-        packs[digest] = stored
-        for evidence in load_pack(workspace.archive, digest):
-            hashed = leaf_hash(evidence.leaf.line()).hex()
-            if hashed in wanted:
-                leaves[hashed] = evidence.leaf
-    sequences = sorted({seal for item in items for seal in item.seals})
-    sealed = sealed_leaves(workspace, wanted, sequences)
-    for item in items:
-        for one in item.leaves:
-            if one not in leaves or one not in sealed:
-                where = "archived" if one in sealed else "sealed"
-                raise VerificationError(f"{item.manifest} of {item.image} is not {where}")
-            _require_due(workspace, item, leaves[one])
-    return ReadBack(leaves, packs)
-
-
-def _require_due(workspace: Workspace, item: Item, leaf: Leaf) -> None:
-    """The catalog said so; the sealed leaf is what counts."""
-    if (leaf.registry, leaf.repository, leaf.image, leaf.manifest) != item.place:
-        raise VerificationError(f"the plan mistakes {item.manifest} for {leaf.manifest}")
-    keep = class_of(workspace.settings.retention, leaf).keep
-    if keep.after(leaf.signed_at) > workspace.now():
-        raise VerificationError(
-            f"{item.manifest} of {item.image} was signed at {timestamp(leaf.signed_at)} and is not"
-            " past its retention: somebody wrote into the catalog; rebuild it"
-        )
 
 
 # -- deleting ------------------------------------------------------------------------------------
@@ -456,23 +372,20 @@ def _delete(
 
 def _deletion(
     workspace: Workspace,
-    document: bytes,
+    document: Document,
     begun: Begun,
-    items: Sequence[Item],
     gone: Sequence[Item],
     leaves: Mapping[str, Leaf],
-    versions: Mapping[str, str | None],
 ) -> bytes:
-    digest = digest_of(document)
-    source = {"from": "archive"} if action_of(document) == DISPOSE else {}
+    source = {"from": "archive"} if document.action == DISPOSE else {}
     tombstones = b"".join(
         canonical_json(
             {
                 **item.to_json(),
                 **source,
                 "bundles": sorted(leaves[one].sha256 for one in item.leaves),
-                "versions": [versions[pack] for pack in item.packs],
-                "plan": digest,
+                "versions": [document.versions[pack] for pack in item.packs],
+                "plan": document.digest,
                 "approver": begun.approver,
                 "run": workspace.actor,
                 "deletedAt": timestamp(begun.at),
@@ -486,10 +399,10 @@ def _deletion(
         (Subject.of(tombstones, "tombstones.jsonl"),),
         predicate_type(workspace, "deletion"),
         {
-            "plan": digest,
+            "plan": document.digest,
             "approver": begun.approver,
             "deleted": len(gone),
-            "kept": len(items) - len(gone),
+            "kept": len(document.items) - len(gone),
             "keyid": organisation_key(workspace).keyid,
             "quorum": workspace.settings.timestamp_quorum,
         },

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any, Final
 
+from longseal.archive.document import attachment_of
 from longseal.archive.pack import load_pack
 from longseal.archive.tombstones import note_restored, tombstones
 from longseal.canonical import digest_of, hex_of, parse_object, timestamp
@@ -60,7 +61,7 @@ def restore(
     back: list[Evidence] = []
     failed: dict[str, str] = {}
     for (source, repository, image, manifest), group in groupby(
-        sorted(rows, key=_attachment), key=_attachment
+        sorted(rows, key=attachment_of), key=attachment_of
     ):
         members = list(group)
         try:
@@ -77,10 +78,6 @@ def restore(
         "evidence": len(back),
         "failed": failed,
     }
-
-
-def _attachment(row: Evidence) -> tuple[str, str, str, str]:
-    return row.source, row.repository, row.image, row.manifest
 
 
 def archived(workspace: Workspace, rows: Sequence[Evidence]) -> dict[str, bytes]:
@@ -207,4 +204,4 @@ def _note(workspace: Workspace, rows: Sequence[Evidence]) -> None:
 
 
 def _buried(row: Evidence) -> tuple[str, str, str, str, str]:
-    return (*_attachment(row), str(row.tombstone))
+    return (*attachment_of(row), str(row.tombstone))

@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from longseal.archive.approval import require_approved
 from longseal.archive.disposal import plan_disposal
-from longseal.archive.plan import Item
+from longseal.archive.document import Item
 from longseal.archive.prune import execute, plan
 from longseal.canonical import parse_timestamp
 from longseal.errors import MalformedError, RefusedError

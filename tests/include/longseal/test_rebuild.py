@@ -16,10 +16,10 @@ from tests.retired import REPOSITORY, SIGNED_AT, harvest_image, retire, trust_do
 
 from longseal import judgement, rebuild
 from longseal.archive import prune
+from longseal.archive.due import due
 from longseal.archive.interface import Stored
 from longseal.archive.leaf import Leaf
 from longseal.archive.pack import load_by_leaf, store_pack, write_pack
-from longseal.archive.plan import due
 from longseal.audit.comparison import compare
 from longseal.catalog import models
 from longseal.errors import MalformedError, RestoreInProgress, VerificationError

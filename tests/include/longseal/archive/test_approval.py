@@ -12,7 +12,7 @@ from tests.retired import REPOSITORY, retire
 
 from longseal.archive import prune
 from longseal.archive.approval import policy_in_force, require_approved, sign_policy
-from longseal.archive.plan import read_plan
+from longseal.archive.document import Document
 from longseal.archive.tombstones import tombstones
 from longseal.canonical import timestamp
 from longseal.cli import main
@@ -84,7 +84,7 @@ def test_a_plan_that_no_rule_names_needs_somebody(
 def test_counts_and_shares_are_bounds(planned: tuple[Installation, str, str]) -> None:
     installation, _, digest = planned
     workspace = installation.workspace()
-    items, _ = read_plan(workspace.kept(digest))
+    items = Document.parse(workspace.kept(digest)).items
     sign_policy(workspace, policy(RULE | {"maxCount": 1}))
     require_approved(workspace, items)
     with pytest.raises(RefusedError, match="takes 1 at most, the plan has 2"):

@@ -19,8 +19,7 @@ from tests.doubles.timestamp_authority import TimestampAuthorityDouble
 from tests.installation import Installation, harvest_all, seal
 from tests.retired import REPOSITORY, put_image, trust_double
 
-from longseal.archive import plan as planning
-from longseal.archive import prune
+from longseal.archive import document, prune
 from longseal.archive.directory import DirectoryArchive
 from longseal.archive.holds import Holds, Scope
 from longseal.archive.pack import load_pack, pack_key
@@ -374,7 +373,7 @@ def test_a_run_taken_up_too_late_buries_what_is_gone_and_deletes_nothing_more(
         patch.setattr(LayoutRegistry, "delete_manifest", delete_two)
         with pytest.raises(Killed):
             prune.execute(retired.workspace(), retired.plan, "grace")
-    monkeypatch.setattr(planning, "PLAN_LIFE", timedelta(seconds=-1))
+    monkeypatch.setattr(document, "PLAN_LIFE", timedelta(seconds=-1))
     done = prune.execute(retired.workspace(), retired.plan, "grace")
     assert (done["deleted"], done["kept"]) == (2, IMAGES * EACH - 2)
     assert len(retired.in_registry()) == IMAGES * EACH - 2
