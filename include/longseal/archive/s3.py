@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
 from longseal.archive.interface import Stored, Trial
@@ -325,8 +326,7 @@ class S3Archive:
                 if head.get("ObjectLockLegalHoldStatus") == "ON":
                     raise RefusedError(f"{key} is under the store's legal hold: it stays")
             for one in (*versions, *markers):
-                version = one.get("VersionId")
-                if denied := self._denied(lambda version=version: self._drop(name, version)):  # type: ignore[misc]
+                if denied := self._denied(partial(self._drop, name, one.get("VersionId"))):
                     raise RefusedError(f"the store does not delete {key} ({denied}): it stays")
 
     def keys(self, prefix: str) -> Iterator[str]:
