@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
 from longseal.archive.holds import Holds
@@ -45,7 +46,7 @@ def audit(workspace: Workspace, share: float = 1.0) -> Report:
     report.attempt("month", lambda: _month(seals, workspace.now()))
     report.attempt("renewal", lambda: require_time(forecasts(workspace), workspace.now()))
     for site in workspace.settings.sites:
-        report.attempt(f"site {site.name}", _site_check(workspace, site))
+        report.attempt(f"site {site.name}", partial(_receipts, workspace, site))
     report.attempt("packs", lambda: _packs(workspace, share))
     return report
 
@@ -113,21 +114,18 @@ def _month(seals: Sequence[Published], now: datetime) -> str:
     )
 
 
-def _site_check(workspace: Workspace, site: SiteSettings) -> Callable[[], str]:
+def _receipts(workspace: Workspace, site: SiteSettings) -> str:
     """A site's receipt has to come in time."""
-
-    def check() -> str:
-        found = standing(workspace, site)
-        if found.overdue(workspace.now()) and found.waiting is not None:
-            raise VerificationError(
-                f"no receipt since the delivery of {timestamp(found.waiting)}, and it was due by"
-                f" {timestamp(found.due or found.waiting)}: ask the site; longseal sites"
-            )
-        if found.confirmed is None:
-            return "no receipt yet"
-        return f"has {found.confirmed.sequence} of {found.sequence}"
-
-    return check
+    found, now = standing(workspace, site), workspace.now()
+    if found.overdue(now):
+        said = found.to_json(now)
+        raise VerificationError(
+            f"no receipt since the delivery of {said['waiting_since']}, and it was due by"
+            f" {said['due']}: ask the site; longseal sites"
+        )
+    if found.confirmed is None:
+        return "no receipt yet"
+    return f"has {found.confirmed.sequence} of {found.sequence}"
 
 
 def _lists(workspace: Workspace, seals: list[Published]) -> str:
