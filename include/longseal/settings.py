@@ -965,17 +965,17 @@ _LISTS_OF_A_CLASS: Final = ("repositories", "predicates", "outcomes")
 def _retention(document: _Document, item: Mapping[str, Any], cold: bool) -> RetentionSettings:
     """:param cold: whether the archive has a cold class"""
     default = "10 years" if item.get("profile") == "cra" else item.get("default", "24 months")
-    floor = _duration(item["floor"]) if "floor" in item else None
+    floor = _tier(item.get("floor"))
     found = RetentionSettings(
         default=_duration(default),
-        archive=_duration(item["archive"]) if "archive" in item else None,
+        archive=_tier(item.get("archive")),
         cold=_tier(item.get("cold")),
         dispose=_tier(item.get("dispose")),
         classes=tuple(
             RetentionClass(
                 name=name,
                 keep=_duration(entry["keep"]),
-                archive=_duration(entry["archive"]) if "archive" in entry else None,
+                archive=_tier(entry.get("archive")),
                 cold=_tier(entry.get("cold", item.get("cold"))),
                 dispose=_tier(entry.get("dispose", item.get("dispose"))),
                 **{key: tuple(entry[key]) for key in _LISTS_OF_A_CLASS if key in entry},
