@@ -31,6 +31,7 @@ from longseal.archive.pack import (
 )
 from longseal.archive.records import MAX_FILE_BYTES, record_files, record_line
 from longseal.archive.retention import class_of, cold_days, retain_until
+from longseal.batches import divided
 from longseal.canonical import digest_of, is_digest, parse_object, sha256_hex
 from longseal.errors import (
     LongsealError,
@@ -63,9 +64,6 @@ from longseal.workspace import Workspace
 
 FETCHERS: Final = 32
 """Requests under way at once in one task; a registry's own budget comes on top."""
-
-MAX_BATCHES: Final = 256
-"""Most batches of one registry: each becomes a mapped task, and Airflow takes 1,024 in all."""
 
 _CHUNK_BYTES: Final = 32 * 1024 * 1024
 _CHUNK_MEMBERS: Final = 4_096
@@ -215,11 +213,7 @@ def plan(workspace: Workspace, size: int = 25) -> tuple[list[Batch], dict[str, s
             (listed | {name for name in held if matches_any(patterns, name)})
             - _own_repositories(workspace, chosen.name)
         )
-        step = max(size, -(-len(names) // MAX_BATCHES))
-        found += [
-            Batch(chosen.name, tuple(names[start : start + step]))
-            for start in range(0, len(names), step)
-        ]
+        found += [Batch(chosen.name, tuple(part)) for part in divided(names, size)]
     if silent and len(silent) == len(workspace.settings.registries):
         name, reason = next(iter(silent.items()))
         raise SettingsError("registries", f"no registry answered; {name}: {reason}")

@@ -16,8 +16,8 @@ from typing import Any
 
 from longseal import judgement
 from longseal.archive.pack import Evidence, load_pack
+from longseal.batches import divided
 from longseal.canonical import canonical_json
-from longseal.harvest import MAX_BATCHES
 from longseal.trust import vouched
 from longseal.verify.engine import Outcome
 from longseal.verify.pool import VerifierPool
@@ -107,16 +107,14 @@ class Ahead:
         }
 
 
-def plan_recheck(workspace: Workspace, size: int = 8) -> list[list[str]]:
+def plan_recheck(workspace: Workspace, size: int = 8) -> list[Sequence[str]]:
     """The packs that no seal covers yet, ``size`` in a batch, or more where that makes too many.
 
     :returns: nothing where the settings name no secret for the receipts
     """
     if workspace.recheck_secret is None:
         return []
-    packs = sorted(workspace.catalog.unsealed_packs())
-    step = max(size, -(-len(packs) // MAX_BATCHES))
-    return [packs[start : start + step] for start in range(0, len(packs), step)]
+    return divided(workspace.catalog.unsealed_packs(), size)
 
 
 def recheck_ahead(workspace: Workspace, packs: Iterable[str] | None = None) -> Ahead | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowSkipException
 
+from longseal.batches import MAX_TASKS, batch_size
 from longseal.errors import RefusedError, RetryableError
 from longseal.mirror.delivery import Delivered, deliver
 from longseal.mirror.mirror import finish
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 
 BATCH = 100
 """Images in one mapped task, or more where that makes too many tasks."""
-
-MAX_BATCHES = 1024
-"""Most mapped tasks that Airflow takes."""
 
 
 class LongsealChooseSitesOperator(LongsealOperator):
@@ -96,7 +94,7 @@ class LongsealPlanMirrorOperator(LongsealOperator):
             withheld = [f"{image}: {why}" for image, why in planned.withheld.items()]
             self.log_table(f"Withheld from {name}", withheld)
             digest, images = planned.keep(workspace), len(planned.shipments)
-            size = max(BATCH, -(-images // (MAX_BATCHES // len(self.sites))))
+            size = batch_size(images, BATCH, MAX_TASKS // len(self.sites))
             batches += [
                 {"site": name, "plan": digest, "start": start, "stop": start + size}
                 for start in range(0, max(images, 1), size)

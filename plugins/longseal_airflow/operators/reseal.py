@@ -89,7 +89,7 @@ class LongsealPlanRecheckOperator(LongsealResealOperator):
     is sealed.
     """
 
-    def step(self, workspace: Workspace, reseal: Reseal) -> list[list[str]]:
+    def step(self, workspace: Workspace, reseal: Reseal) -> list[Sequence[str]]:
         """Plan."""
         return [] if reseal.sealed is not None else plan_recheck(workspace)
 

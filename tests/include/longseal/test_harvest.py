@@ -29,12 +29,12 @@ import longseal.harvest
 from longseal.archive.leaf import Leaf
 from longseal.archive.pack import MAX_PACK_BYTES, load_pack, pack_key
 from longseal.archive.records import newest_records
+from longseal.batches import MAX_BATCHES
 from longseal.canonical import MAX_JSON_BYTES, digest_of, parse_object
 from longseal.catalog.catalog import Catalog
 from longseal.catalog.models import Seal
 from longseal.errors import RetryableError, SettingsError
 from longseal.harvest import (
-    MAX_BATCHES,
     Batch,
     Harvested,
     Tally,

@@ -71,7 +71,7 @@ def test_many_images_make_larger_batches_not_more(
     take: Take, sealed: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mirror, "BATCH", 1)
-    monkeypatch.setattr(mirror, "MAX_BATCHES", 4)
+    monkeypatch.setattr(mirror, "MAX_TASKS", 4)
     sealed.write(sites=[SHIP, PLANT])
     batches = take(LongsealPlanMirrorOperator, sites=["ship", "plant"])
     assert [(one["site"], one["start"]) for one in batches] == [
