@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from longseal.archive.document import Item, document_of
+from longseal.archive.document import Item
 from longseal.archive.due import attached
 from longseal.canonical import canonical_json, digest_of, parse_object, parse_timestamp, timestamp
-from longseal.errors import MalformedError, RefusedError
+from longseal.errors import MalformedError, RefusedError, VerificationError
 from longseal.patterns import matches, matches_any
 from longseal.seal.ceremony import Ceremony, check_bundle
 from longseal.seal.organisation import organisation_key
@@ -121,10 +121,7 @@ def sign_policy(workspace: Workspace, document: bytes) -> dict[str, Any]:
     while (ceremony := _ceremony(workspace, version)).claimed:
         if not ceremony.finished:
             operations += ceremony.run(ceremony.statement()).operations
-        if (
-            document_of(workspace, ceremony) == document
-            and not _ceremony(workspace, version + 1).claimed
-        ):
+        if ceremony.document() == document and not _ceremony(workspace, version + 1).claimed:
             break
         version += 1
     else:
@@ -156,9 +153,14 @@ def policy_in_force(workspace: Workspace) -> Signed | None:
         version += 1
     if newest is None:
         return None
-    ceremony = _ceremony(workspace, newest)
-    check_bundle(workspace, ceremony.bundle())
-    document = document_of(workspace, ceremony)
+    bundle = _ceremony(workspace, newest).bundle()
+    statement = check_bundle(workspace, bundle, "approval-policy")
+    if statement.predicate.get("version") != newest:
+        raise VerificationError(
+            f"expected version {newest} of the approval policy in {_FOLDER}/{newest:04}, found"
+            f" another: somebody moved it there"
+        )
+    document = workspace.kept(statement.subjects[0].sha256)
     return Signed(newest, digest_of(document), ApprovalPolicy.parse(document))
 
 

@@ -16,14 +16,18 @@ from longseal.canonical import (
     parse_timestamp,
 )
 from longseal.errors import MalformedError, RefusedError, VerificationError
-from longseal.seal.ceremony import BUNDLE, Ceremony, check_bundle
-from longseal.seal.statement import Statement
+from longseal.seal.bundle import parse_key_bundle
+from longseal.seal.ceremony import BUNDLE, check_bundle
+from longseal.seal.statement import Statement, Subject
 from longseal.workspace import Workspace
 
 PLAN_LIFE: Final = timedelta(days=7)
 """How long a plan may be carried out; the world changes."""
 
 MAX_PLAN_BYTES: Final = 64 * 1024 * 1024
+
+PLAN: Final = "plan.json"
+"""What the signed statement calls it."""
 
 Place = tuple[str, str, str, str]
 """Registry, repository, image and manifest."""
@@ -124,12 +128,13 @@ class Document:
         content: dict[str, Any] = {
             name: found[name] for name in ("action", "items") if name in found
         }
+        subject = Subject.of(data, PLAN)
         for key in workspace.archive.keys(f"{plan_folder(content)}/"):
             if not key.endswith(f"/{BUNDLE}"):
                 continue
-            ceremony = Ceremony(workspace, key.rpartition("/")[0])
-            if document_of(workspace, ceremony) == data:
-                check_bundle(workspace, ceremony.bundle())
+            bundle = workspace.archive.get(key)
+            if subject in Statement.parse(parse_key_bundle(bundle).payload).subjects:
+                check_bundle(workspace, bundle, "prune-plan")
                 return cls._of(digest, found)
         raise RefusedError(f"the plan {digest} is not signed: plan first")
 
@@ -156,12 +161,6 @@ class Document:
 def plan_folder(content: Mapping[str, Any]) -> str:
     """Where the plans are kept that do this with these items."""
     return f"prunes/{hex_of(digest_of(canonical_json(content)))}"
-
-
-def document_of(workspace: Workspace, ceremony: Ceremony) -> bytes:
-    """The document that a ceremony's claimed statement is about."""
-    subject = Statement.parse(ceremony.statement()).subjects[0]
-    return workspace.kept(f"sha256:{subject.digest['sha256']}")
 
 
 def require_version(pack: str, stored: Stored, versions: Mapping[str, str | None]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from longseal.archive.document import Document, Item, document_of, plan_folder
+from longseal.archive.document import PLAN, Document, Item, plan_folder
 from longseal.archive.due import Due, capped, due
 from longseal.archive.holds import Holds
 from longseal.archive.pack import pack_key
@@ -85,7 +85,7 @@ def sign(
         content["action"] = action
     folder, attempt = plan_folder(content), 1
     while (ceremony := Ceremony(workspace, f"{folder}/{attempt}")).claimed:
-        data = document_of(workspace, ceremony)
+        data = ceremony.document()
         document = Document.parse(data)
         if not document.expired(workspace.now()) and not spent(workspace, document.digest):
             break
@@ -103,7 +103,7 @@ def sign(
         document = Document.parse(data)
         workspace.keep(data)
     statement = Statement(
-        (Subject.of(data, "plan.json"),),
+        (Subject.of(data, PLAN),),
         predicate_type(workspace, "prune-plan"),
         {
             "items": len(items),

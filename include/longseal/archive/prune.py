@@ -25,7 +25,6 @@ from longseal.archive.document import (
     Item,
     Place,
     attachment_of,
-    document_of,
     require_version,
 )
 from longseal.archive.due import due
@@ -137,7 +136,7 @@ def execute(
             statement = burial.statement()
         operations = burial.run(statement).operations
     deletion = digest_of(burial.bundle())
-    gone = _buried(workspace, burial)
+    gone = _buried(burial)
     said = Statement.parse(burial.statement()).predicate
     details = {name: said[name] for name in ("plan", "approver", "deleted", "kept")}
     begun_at = _begun(workspace, digest).at
@@ -409,9 +408,9 @@ def _deletion(
     ).format()
 
 
-def _buried(workspace: Workspace, deletion: Ceremony) -> list[Item]:
+def _buried(deletion: Ceremony) -> list[Item]:
     """What a finished deletion statement has tombstones for."""
-    lines = document_of(workspace, deletion).splitlines()
+    lines = deletion.document().splitlines()
     return [Item.from_json(parse_object(line, "a tombstone")) for line in lines]
 
 

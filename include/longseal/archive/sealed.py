@@ -31,7 +31,7 @@ def sealed_leaves(
     found: dict[str, Sealed] = {}
     for sequence in sequences:
         seal = read_seal(workspace, sequence)
-        check_bundle(workspace, seal.bundle)
+        check_bundle(workspace, seal.bundle, "seal")
         files = seal.files()
         named = [*seal.files("leaves/").values(), *(files[name] for name in LISTS)]
         for line in read_lines(workspace, named):

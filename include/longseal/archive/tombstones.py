@@ -15,10 +15,8 @@ from longseal.archive.leaf import Leaf
 from longseal.canonical import canonical_json, digest_of, parse_object, sha256_hex
 from longseal.catalog.models import Evidence
 from longseal.errors import MalformedError, VerificationError
-from longseal.seal.bundle import parse_key_bundle
 from longseal.seal.ceremony import BUNDLE, check_bundle
 from longseal.seal.published import read_lines
-from longseal.seal.statement import Statement
 from longseal.workspace import Workspace
 
 RESTORATIONS: Final = "restorations/"
@@ -71,12 +69,8 @@ def tombstones(workspace: Workspace, deletions: Collection[str] | None = None) -
         digest = digest_of(bundle)
         if deletions is not None and digest not in deletions:
             continue
-        check_bundle(workspace, bundle)
-        named = [
-            f"sha256:{one.digest['sha256']}"
-            for one in Statement.parse(parse_key_bundle(bundle).payload).subjects
-            if one.name == "tombstones.jsonl"
-        ]
+        statement = check_bundle(workspace, bundle, "deletion")
+        named = [one.sha256 for one in statement.subjects if one.name == "tombstones.jsonl"]
         for line in read_lines(workspace, named):
             said = parse_object(line, "a tombstone")
             found += [

@@ -192,7 +192,7 @@ def delivered_bundle(workspace: Workspace, site: str, sequence: int) -> bytes:
 def delivered_inventory(workspace: Workspace, site: str, sequence: int) -> bytes:
     """The inventory of that bundle."""
     payload = parse_key_bundle(delivered_bundle(workspace, site, sequence)).payload
-    return workspace.kept(f"sha256:{Statement.parse(payload).subjects[0].digest['sha256']}")
+    return workspace.kept(Statement.parse(payload).subjects[0].sha256)
 
 
 def _folder(site: str, sequence: int) -> str:
@@ -202,10 +202,7 @@ def _folder(site: str, sequence: int) -> str:
 def _claimed(workspace: Workspace, site: SiteSettings, sequence: int) -> bytes | None:
     """The inventory that an earlier run claimed this sequence for."""
     ceremony = Ceremony(workspace, _folder(site.name, sequence))
-    if not ceremony.claimed:
-        return None
-    subject = Statement.parse(ceremony.statement()).subjects[0]
-    return workspace.kept(f"sha256:{subject.digest['sha256']}")
+    return ceremony.document() if ceremony.claimed else None
 
 
 def _statement(workspace: Workspace, site: SiteSettings, sequence: int, inventory: bytes) -> bytes:

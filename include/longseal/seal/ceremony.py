@@ -100,6 +100,10 @@ class Ceremony:
             raise RefusedError(f"nothing is claimed in {self.folder}: freeze comes first")
         return self._workspace.archive.get(self._key(STATEMENT), MAX_STATEMENT_BYTES)
 
+    def document(self) -> bytes:
+        """The document that the claimed statement is about."""
+        return self._workspace.kept(Statement.parse(self.statement()).subjects[0].sha256)
+
     @property
     def claimed(self) -> bool:
         """Whether a statement is claimed here."""
@@ -219,7 +223,7 @@ class Ceremony:
             self._tokens(),
             self._entry() if self._has(_ENTRY) else None,
         )
-        check_bundle(self._workspace, bundle, self._keys)
+        check_bundle(self._workspace, bundle, keys=self._keys)
         self._workspace.store(self._key(BUNDLE), bundle)
         return bundle
 
@@ -270,22 +274,28 @@ class Finished:
     operations: int
 
 
-def check_bundle(workspace: Workspace, bundle: bytes, keys: KeySet | None = None) -> None:
+def check_bundle(
+    workspace: Workspace, bundle: bytes, kind: str | None = None, keys: KeySet | None = None
+) -> Statement:
     """Check a bundle of the organisation's: signature, timestamp quorum, log entry.
 
+    :param kind: what it must be: ``seal``, ``deletion``, …; None where any will do
     :param keys: the key set that has its key; None for the newest
+    :returns: the statement that it holds
     :raises VerificationError: naming what does not hold
     """
     parts = parse_key_bundle(bundle)
     anchors = anchors_of(workspace, keys)
-    predicate = Statement.parse(parts.payload).predicate
-    key = anchors.named(predicate.get("keyid"))
+    statement = Statement.parse(parts.payload)
+    key = anchors.named(statement.predicate.get("keyid"))
     verify_key_bundle(parts, key)
-    tokens = require_quorum(workspace, parts.timestamps, parts.signature, predicate)
+    if kind is not None:
+        statement.require_kind(kind)
+    tokens = require_quorum(workspace, parts.timestamps, parts.signature, statement.predicate)
     anchors.require_window(key, min(token.gen_time for token in tokens))
     rekor = workspace.settings.rekor
     if rekor is None:
-        return
+        return statement
     if parts.tlog_entry is None:
         raise VerificationError("the settings name a transparency log, the bundle has no entry")
     from longseal.seal.rekor import verify_entry
@@ -298,6 +308,7 @@ def check_bundle(workspace: Workspace, bundle: bytes, keys: KeySet | None = None
         log_key(workspace),
         rekor.origin,
     )
+    return statement
 
 
 def authorities(workspace: Workspace, retired: bool = False) -> tuple[Authority, ...]:

@@ -142,7 +142,7 @@ def attach_images(workspace: Workspace, seal: Published, workers: int = 16) -> d
     for folder in statement_folders(workspace, seal.sequence):
         bundle = workspace.archive.get(f"{folder}/{BUNDLE}")
         statement = Statement.parse(Ceremony(workspace, folder).statement())
-        by_image |= {f"sha256:{one.digest['sha256']}": bundle for one in statement.subjects}
+        by_image |= {one.sha256: bundle for one in statement.subjects}
     # A seal stands for ever; whoever fell since then is not recommended anew.
     still = workspace.catalog.verified_images(set(by_image))
     sealed = places_of(workspace, seal)

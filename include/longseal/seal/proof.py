@@ -85,10 +85,7 @@ def verify_stamped(
     bundle = parse_key_bundle(data)
     key = anchors.named(Statement.parse(bundle.payload).predicate.get("keyid"))
     statement = Statement.parse(verify_key_bundle(bundle, key))
-    if not statement.predicate_type.endswith(f"/longseal/{kind}/v1"):
-        raise VerificationError(
-            f"expected a {kind} statement, found {statement.predicate_type[:200]}"
-        )
+    statement.require_kind(kind)
     authorities, log = parse_trusted_root(trusted_root)
     quorum = anchors.quorum
     if anchors.as_made:

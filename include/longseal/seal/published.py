@@ -65,7 +65,7 @@ class Published:
     def files(self, prefix: str = "") -> dict[str, str]:
         """Digests of the subjects whose name begins with ``prefix``, by name."""
         return {
-            subject.name: f"sha256:{subject.digest['sha256']}"
+            subject.name: subject.sha256
             for subject in self.statement.subjects
             if subject.name is not None and subject.name.startswith(prefix)
         }

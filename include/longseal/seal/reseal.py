@@ -415,8 +415,7 @@ class Reseal:
         if self.sealed is None:
             workspace, ceremony = self._workspace, self.ceremony
             bundle = ceremony.bundle()
-            check_bundle(workspace, bundle)
-            sequence = int(Statement.parse(ceremony.statement()).predicate["sequence"])
+            sequence = int(check_bundle(workspace, bundle, "seal").predicate["sequence"])
             folder = seal_folder(sequence)
             workspace.store(f"{folder}/{TRUSTED_ROOT}", seal_trusted_root(workspace))
             workspace.store(f"{folder}/{SEAL}", bundle)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from longseal.canonical import canonical_json, digest_set, parse_object
-from longseal.errors import MalformedError
+from longseal.errors import MalformedError, VerificationError
 
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
@@ -43,6 +43,11 @@ class Subject:
         """The subject for a file's bytes."""
         return cls(digest_set(data), name)
 
+    @property
+    def sha256(self) -> str:
+        """The digest by which the archive keeps it."""
+        return f"sha256:{self.digest['sha256']}"
+
 
 @dataclass(frozen=True, slots=True)
 class Statement:
@@ -56,6 +61,16 @@ class Statement:
         _check_subjects(self.subjects)
         if not self.predicate_type:
             raise MalformedError("a statement has a predicateType")
+
+    def require_kind(self, kind: str) -> None:
+        """Check what it is: ``seal``, ``image``, ``inventory``, …
+
+        :raises VerificationError: it is something else
+        """
+        if not self.predicate_type.endswith(f"/longseal/{kind}/v1"):
+            raise VerificationError(
+                f"expected a {kind} statement, found {self.predicate_type[:200]}"
+            )
 
     def format(self) -> bytes:
         """The payload to sign: RFC 8785 JSON, subjects in the order given."""

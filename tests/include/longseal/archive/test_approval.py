@@ -16,7 +16,10 @@ from longseal.archive.document import Document
 from longseal.archive.tombstones import tombstones
 from longseal.canonical import timestamp
 from longseal.cli import main
-from longseal.errors import MalformedError, PermanentError, RefusedError
+from longseal.errors import MalformedError, PermanentError, RefusedError, VerificationError
+from longseal.seal.ceremony import BUNDLE, STATEMENT, Ceremony
+from longseal.seal.published import predicate_type, published
+from longseal.seal.statement import Statement, Subject
 from longseal.settings import load
 from longseal.workspace import Workspace, utc_now
 
@@ -133,6 +136,46 @@ def test_a_policy_that_is_not_signed_approves_nothing(
     bundle.write_text(json.dumps(forged))
     with pytest.raises(PermanentError):
         prune.execute(workspace, digest, None)
+
+
+def plant(installation: Installation, version: int, statement: bytes, bundle: bytes) -> None:
+    """What somebody can do who writes into the archive and holds no key."""
+    archive = installation.workspace().archive
+    archive.put(f"approvals/{version:04}/{STATEMENT}", statement)
+    archive.put(f"approvals/{version:04}/{BUNDLE}", bundle)
+
+
+def test_a_policy_beside_a_bundle_of_something_else_approves_nothing(
+    planned: tuple[Installation, str, str],
+) -> None:
+    installation, manifest, digest = planned
+    workspace = installation.workspace()
+    forged = workspace.keep(policy(RULE))
+    statement = Statement(
+        (Subject.of(workspace.kept(forged)),),
+        predicate_type(workspace, "approval-policy"),
+        {"version": 1},
+    )
+    plant(installation, 1, statement.format(), published(workspace)[0].bundle)
+    with pytest.raises(VerificationError, match="expected a approval-policy statement"):
+        prune.execute(installation.workspace(), digest, None)
+    assert installation.registry().manifest(REPOSITORY, manifest) is not None
+
+
+@pytest.mark.parametrize("genuine", [True, False])
+def test_an_earlier_policy_does_not_come_back_under_a_later_number(
+    planned: tuple[Installation, str, str], genuine: bool
+) -> None:
+    installation, manifest, digest = planned
+    workspace = installation.workspace()
+    sign_policy(workspace, policy(RULE))
+    sign_policy(workspace, policy())
+    of = Ceremony(workspace, "approvals/0001" if genuine else "approvals/0002")
+    earlier = Ceremony(workspace, "approvals/0001")
+    plant(installation, 3, earlier.statement(), of.bundle())
+    with pytest.raises(VerificationError, match="version"):
+        prune.execute(installation.workspace(), digest, None)
+    assert installation.registry().manifest(REPOSITORY, manifest) is not None
 
 
 def test_nobody_passes_for_a_policy(planned: tuple[Installation, str, str]) -> None:

@@ -17,11 +17,14 @@ from tests.retired import REPOSITORY, SIGNED_AT, put_image, retire, trust_double
 from longseal.archive import prune
 from longseal.archive.pack import pack_key
 from longseal.archive.records import record_files, record_line
-from longseal.canonical import digest_of, timestamp
+from longseal.canonical import canonical_json, digest_of, timestamp
 from longseal.catalog.models import Evidence, Pack
 from longseal.errors import RefusedError, VerificationError
 from longseal.registry.interface import Manifest
 from longseal.registry.model import EMPTY_CONFIG, OCI_MANIFEST, fallback_tag
+from longseal.seal.ceremony import BUNDLE, STATEMENT
+from longseal.seal.published import predicate_type
+from longseal.seal.statement import Statement, Subject
 from longseal.settings import load
 from longseal.verify.target import Given, verify
 from longseal.workspace import Workspace, utc_now
@@ -98,6 +101,29 @@ def test_a_document_that_nobody_signed_is_no_plan(retired: tuple[Installation, s
     forged = workspace.keep(workspace.kept(planned.digest).replace(b"createdAt", b"createdAT"))
     with pytest.raises((RefusedError, KeyError)):
         prune.execute(workspace, forged, "mallory")
+    assert not gone(installation, manifest)
+
+
+def test_a_plan_beside_the_signature_of_another_is_refused(
+    retired: tuple[Installation, str],
+) -> None:
+    """What somebody can do who writes into the archive and holds no key."""
+    installation, manifest = retired
+    workspace = installation.workspace()
+    planned = prune.plan(workspace)
+    assert planned is not None
+    (key,) = (key for key in workspace.archive.keys("prunes/") if key.endswith(f"/1/{BUNDLE}"))
+    document = json.loads(workspace.kept(planned.digest))
+    forged = canonical_json({**document, "createdAt": timestamp(utc_now() + timedelta(hours=1))})
+    statement = Statement(
+        (Subject.of(forged, "plan.json"),), predicate_type(workspace, "prune-plan"), {}
+    )
+    second = key.replace(f"/1/{BUNDLE}", "/2")
+    workspace.archive.put(f"{second}/{STATEMENT}", statement.format())
+    workspace.archive.put(f"{second}/{BUNDLE}", workspace.archive.get(key))
+    other = workspace.keep(forged)
+    with pytest.raises(RefusedError, match="is not signed"):
+        prune.execute(workspace, other, "mallory")
     assert not gone(installation, manifest)
 
 
