@@ -9,7 +9,7 @@ from pathlib import Path
 
 from longseal.canonical import parse_timestamp
 from longseal.cli.command import DONE, FINDINGS, Verbs, workspace_of
-from longseal.cli.output import print_json, show, show_checks
+from longseal.cli.output import show, show_report
 from longseal.errors import RefusedError
 
 
@@ -179,8 +179,4 @@ def _audit(arguments: argparse.Namespace) -> int:
 
     workspace = workspace_of(arguments)
     report = audit(workspace, arguments.share)
-    if arguments.json:
-        print_json({**report.to_json(), **summary(workspace)})
-    else:
-        show_checks(report.to_json())
-    return report.exit_code
+    return show_report(arguments, report, summary(workspace) if arguments.json else None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from longseal.cli.command import DONE, FINDINGS, Verbs, workspace_of
-from longseal.cli.output import print_json, show, show_checks
+from longseal.cli.output import print_json, show, show_report
 from longseal.errors import RefusedError
 from longseal.workspace import Workspace
 
@@ -80,11 +80,7 @@ def _compare(arguments: argparse.Namespace, workspace: Workspace) -> int:
     from longseal.audit.comparison import compare
 
     report = compare(workspace, arguments.share, arguments.adopt)
-    if arguments.json:
-        print_json(report.to_json())
-    else:
-        show_checks(report.to_json())
-    return report.exit_code
+    return show_report(arguments, report)
 
 
 def _rebuild(arguments: argparse.Namespace) -> int:

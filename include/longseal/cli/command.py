@@ -33,6 +33,21 @@ class Verbs:
         return Verbs(self._below.add_parser(name, help=text, description=text))
 
 
+def add_timestamp_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--timestamp-root",
+        action="append",
+        metavar="sha256:HEX",
+        help="fingerprint of a timestamp root that is believed; may be repeated",
+    )
+    parser.add_argument("--quorum", type=int, default=1, help="authorities that must have stamped")
+
+
+def timestamp_roots(arguments: argparse.Namespace) -> frozenset[str] | None:
+    """Those that are believed; None where no option names any."""
+    return frozenset(arguments.timestamp_root) if arguments.timestamp_root else None
+
+
 def workspace_of(arguments: argparse.Namespace) -> Workspace:
     settings = load(arguments.config, os.environ)
     return Workspace(settings, actor=f"{os.environ.get('USER', 'unknown')} (longseal command)")

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from longseal.verify.report import Report
+
 SHOWN = 50
 """Pieces of evidence that a table shows."""
 
@@ -43,7 +45,21 @@ def _text(value: object) -> str:
     return str(value)
 
 
-def show_checks(document: Mapping[str, Any]) -> None:
+def show_report(
+    arguments: argparse.Namespace, report: Report, more: Mapping[str, Any] | None = None
+) -> int:
+    """Print the checks; returns the exit code.
+
+    :param more: what the JSON document has beside them
+    """
+    if arguments.json:
+        print_json({**report.to_json(), **(more or {})})
+    else:
+        _show_checks(report.to_json())
+    return report.exit_code
+
+
+def _show_checks(document: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from longseal.cli.command import DONE, FINDINGS, Verbs
-from longseal.cli.output import print_json, show, show_checks
+from longseal.cli.command import DONE, FINDINGS, Verbs, add_timestamp_options, timestamp_roots
+from longseal.cli.output import show, show_report
 from longseal.errors import SettingsError
 from longseal.verify.report import Report
 from longseal.workspace import utc_now
@@ -21,14 +21,7 @@ def add(verbs: Verbs) -> None:
     init.add_argument(
         "--org-key", required=True, metavar="sha256:HEX", help="told by other means than a volume"
     )
-    init.add_argument(
-        "--timestamp-root",
-        action="append",
-        metavar="sha256:HEX",
-        help="fingerprint of a timestamp root that is believed; may be repeated",
-    )
-    init.add_argument("--quorum", type=int, default=1, help="authorities that must have stamped")
-
+    add_timestamp_options(init)
     init.add_argument("--age", action="store_true", help="also a key for encrypted volumes")
 
     take = _verb(site, "import", _import, "Import a volume: verified first, seen then.")
@@ -93,22 +86,17 @@ def _check(arguments: argparse.Namespace) -> int:
 
     report = Report(str(arguments.folder))
     check(report, arguments.folder)
-    if arguments.json:
-        print_json(report.to_json())
-    else:
-        show_checks(report.to_json())
-    return report.exit_code
+    return show_report(arguments, report)
 
 
 def _init(arguments: argparse.Namespace) -> int:
     from longseal.mirror.site import Site
 
-    roots = arguments.timestamp_root
     site = Site.create(
         arguments.folder,
         arguments.name,
         arguments.org_key,
-        frozenset(roots) if roots else None,
+        timestamp_roots(arguments),
         arguments.quorum,
     )
     document = site.status(utc_now())
@@ -124,11 +112,7 @@ def _import(arguments: argparse.Namespace) -> int:
     report = Report(str(arguments.volume))
     site = Site(arguments.folder)
     imported = site.take(arguments.volume, report, utc_now())
-    if arguments.json:
-        print_json({**report.to_json(), "imported": imported is not None})
-    else:
-        show_checks(report.to_json())
-    return report.exit_code
+    return show_report(arguments, report, {"imported": imported is not None})
 
 
 def _verify(arguments: argparse.Namespace) -> int:
@@ -136,11 +120,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
     report = Report(str(arguments.folder))
     Site(arguments.folder).verify(report, utc_now())
-    if arguments.json:
-        print_json(report.to_json())
-    else:
-        show_checks(report.to_json())
-    return report.exit_code
+    return show_report(arguments, report)
 
 
 def _push(arguments: argparse.Namespace) -> int:

@@ -6,8 +6,14 @@ import argparse
 from pathlib import Path
 
 from longseal.canonical import digest_of
-from longseal.cli.command import DONE, Verbs, workspace_of
-from longseal.cli.output import print_json, show, show_checks
+from longseal.cli.command import (
+    DONE,
+    Verbs,
+    add_timestamp_options,
+    timestamp_roots,
+    workspace_of,
+)
+from longseal.cli.output import show, show_report
 
 
 def add(verbs: Verbs) -> None:
@@ -26,13 +32,7 @@ def add(verbs: Verbs) -> None:
     verify.add_argument(
         "--seal-trusted-root", type=Path, metavar="FILE", help="for the organisation's statements"
     )
-    verify.add_argument(
-        "--timestamp-root",
-        action="append",
-        metavar="sha256:HEX",
-        help="fingerprint of a timestamp root that is believed; may be repeated",
-    )
-    verify.add_argument("--quorum", type=int, default=1, help="authorities that must have stamped")
+    add_timestamp_options(verify)
 
     verbs.verb("config", _config, "Check the settings, and print what they come to.")
 
@@ -49,15 +49,11 @@ def _verify(arguments: argparse.Namespace) -> int:
         artifact=arguments.artifact,
         repository=arguments.repository,
         seal_trusted_root=arguments.seal_trusted_root,
-        timestamp_roots=frozenset(arguments.timestamp_root) if arguments.timestamp_root else None,
+        timestamp_roots=timestamp_roots(arguments),
         quorum=arguments.quorum,
     )
     report = verify(given, lambda: workspace_of(arguments))
-    if arguments.json:
-        print_json(report.to_json())
-    else:
-        show_checks(report.to_json())
-    return report.exit_code
+    return show_report(arguments, report)
 
 
 def _config(arguments: argparse.Namespace) -> int:
