@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from longseal.archive.leaf import Leaf
-from longseal.canonical import digest_of, timestamp
+from longseal.canonical import digest_of, sha256_hex, timestamp
 from longseal.errors import VerificationError
 from longseal.mirror.inventory import MAX_BYTES, Inventory
 from longseal.mirror.kit import (
@@ -63,7 +63,6 @@ class Vouched:
 
     signed: Signed
     expected: Expectations
-    keys: KeySet
     seals: tuple[Published, ...]
     now: datetime
 
@@ -130,7 +129,7 @@ class SiteKit:
         """
         data, bundle = self.read(INVENTORY), self.read(INVENTORY_BUNDLE)
         statement, stamped = verify_statement(bundle, anchors, self.read(TRUSTED_ROOT), "inventory")
-        if statement.subjects[0].digest.get("sha256") != digest_of(data)[7:]:
+        if statement.subjects[0].digest.get("sha256") != sha256_hex(data):
             raise VerificationError(f"{INVENTORY} has other bytes than the signature says")
         found = Inventory.parse(data)
         told = (statement.predicate.get("site"), statement.predicate.get("sequence"))
@@ -220,7 +219,7 @@ class SiteKit:
         if any(check.state is not State.PASSED for check in report.checks[before:]):
             return None
         expected = self.expectations(with_keys, covered)
-        return Vouched(signed[0], expected, keys[0], seals, max(now, signed[0].stamped))
+        return Vouched(signed[0], expected, seals, max(now, signed[0].stamped))
 
     def _seals(
         self, report: Report, inventory: Inventory, anchors: Anchors

@@ -44,11 +44,6 @@ class Item:
         """For reports and receipts."""
         return f"{self.repository}@{self.image}"
 
-    @property
-    def manifests(self) -> tuple[str, ...]:
-        """Everything by digest that belongs together."""
-        return (self.image, *self.referrers)
-
     def to_json(self) -> dict[str, Any]:
         """As the inventory has it."""
         return {
@@ -62,14 +57,11 @@ class Item:
     def from_json(cls, value: object) -> Item:
         """The inverse of :meth:`to_json`, for what came from outside."""
         item = _object(value, "image")
-        tags = tuple(_texts(item, "tags"))
+        image, tags = _digest(item.get("image")), tuple(_texts(item, "tags"))
         if not all(map(is_tag, tags)):
-            raise MalformedError(f"{_WHAT}: {str(item['image'])[:80]!a} has a tag that is none")
-        digests = [_text(item, "image"), *_texts(item, "referrers")]
-        for digest in digests:
-            _digest(digest)
-        name = check_repository(_text(item, "repository"))
-        return cls(name, digests[0], tags, tuple(digests[1:]))
+            raise MalformedError(f"{_WHAT}: {image} has a tag that is none")
+        referrers = tuple(map(_digest, _texts(item, "referrers")))
+        return cls(check_repository(_text(item, "repository")), image, tags, referrers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +75,11 @@ class Withdrawn:
     image: str
     since: str
     reason: str
+
+    @property
+    def name(self) -> str:
+        """As that of an :class:`Item`."""
+        return f"{self.repository}@{self.image}"
 
     def to_json(self) -> dict[str, str]:
         """As the inventory has it."""

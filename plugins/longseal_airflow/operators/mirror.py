@@ -83,14 +83,10 @@ class LongsealPlanMirrorOperator(LongsealOperator):
         """Plan."""
         batches: list[dict[str, Any]] = []
         for name in self.sites:
-            refused = collect(workspace, workspace.settings.site(name))
+            site = workspace.settings.site(name)
+            refused = collect(workspace, site)
             self.log_table(f"Receipt of {name} refused", [refused] if refused else [])
-            planned = plan(
-                workspace,
-                workspace.settings.site(name),
-                self.repository or None,
-                self.image or None,
-            )
+            planned = plan(workspace, site, self.repository or None, self.image or None)
             withheld = [f"{image}: {why}" for image, why in planned.withheld.items()]
             self.log_table(f"Withheld from {name}", withheld)
             digest, images = planned.keep(workspace), len(planned.shipments)
