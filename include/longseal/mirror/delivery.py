@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -46,6 +46,9 @@ MAX_LOST: Final = 16
 IMAGES: Final = "images"
 """The folder of a volume that holds one OCI image layout a repository."""
 
+SITE: Final = "site"
+"""The folder of a volume that holds the kit."""
+
 _T = TypeVar("_T")
 
 
@@ -76,9 +79,7 @@ class Delivered:
         """Counts."""
         return {
             "images": self.images,
-            "blobs_sent": self.copied.blobs_sent,
-            "bytes_sent": self.copied.bytes_sent,
-            "already_there": self.copied.already_there,
+            **asdict(self.copied),
             "failed": self.failed,
             "refused": self.refused,
             "wanting": self.wanting,
@@ -268,6 +269,12 @@ def ship(source: Source, target: Registry, shipment: Shipment) -> Copied:
         if listed:
             list_in_fallback(target, repository, shipment.image, listed)
         _tag_older(source, target, shipment, [one for one in manifests if one not in listed])
+    return copied + put_tags(target, shipment)
+
+
+def put_tags(target: Registry, shipment: Shipment) -> Copied:
+    """Give an image that is there its tags."""
+    repository, copied = shipment.repository, Copied()
     for tag in shipment.tags:
         if target.resolve(repository, tag) != shipment.image:
             manifest = _arrived(target, repository, shipment.image)
@@ -321,7 +328,7 @@ def put_kit(workspace: Workspace, site: SiteSettings, kit: Kit) -> int:
     """
     if isinstance(site, RegistrySiteSettings):
         return push_kit(workspace.site_registry(site), kit.files)
-    return sum(write_file(site.path / "site" / name, data) for name, data in kit.files.items())
+    return sum(write_file(site.path / SITE / name, data) for name, data in kit.files.items())
 
 
 def push_kit(target: Registry, kit: Mapping[str, bytes]) -> int:

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from longseal.canonical import digest_of, parse_timestamp, timestamp
+from longseal.canonical import digest_of, parse_timestamp, sha256_hex, timestamp
 from longseal.errors import ArchiveError, MalformedError, VerificationError
 from longseal.mirror.folder import read_file
 from longseal.mirror.inventory import Inventory
-from longseal.mirror.kit import delivered_bundle, delivered_inventory
+from longseal.mirror.kit import INVENTORY, delivered_bundle, delivered_inventory
 from longseal.seal.bundle import format_key_bundle, parse_key_bundle, verify_key_bundle
 from longseal.seal.ceremony import BUNDLE, RECEIPTS
 from longseal.seal.keys import fingerprint, keyid, load_public_pem, public_pem
@@ -52,15 +52,11 @@ class Receipt:
     lacking: Mapping[str, str]
     signed_at: datetime
 
-    def says(self) -> tuple[object, ...]:
-        """All but its time."""
-        return (self.site, self.sequence, self.inventory, self.seal, self.skipped, self.lacking)
-
     def sign(self, organisation: str, inventory: bytes, signer: Signer) -> bytes:
         """The bundle: the subject is the inventory's file."""
         key = signer.public_key
         payload = Statement(
-            (Subject.of(inventory, "inventory.json"),),
+            (Subject.of(inventory, INVENTORY),),
             f"https://{organisation}/longseal/receipt/v1",
             {
                 "keyid": keyid(key),
@@ -129,7 +125,7 @@ def receive(workspace: Workspace, site: SiteSettings, data: bytes) -> Receipt:
     except ArchiveError as err:
         raise VerificationError(f"no delivery {receipt.sequence} was made to {site.name}") from err
     hexes = statement.subjects[0].digest.get("sha256")
-    if (receipt.inventory, hexes) != (digest_of(bundle), digest_of(inventory)[7:]):
+    if (receipt.inventory, hexes) != (digest_of(bundle), sha256_hex(inventory)):
         raise VerificationError(
             f"{site.name} was shown another inventory {receipt.sequence} than ours: sound the alarm"
         )
@@ -143,7 +139,7 @@ def receive(workspace: Workspace, site: SiteSettings, data: bytes) -> Receipt:
                 f"{site.name} was shown seal {receipt.seal[0]} as {receipt.seal[1]}, ours is"
                 f" {ours}: sound the alarm"
             )
-    folder = f"{RECEIPTS}{site.name}/{receipt.sequence:06}/{digest_of(data)[7:]}"
+    folder = f"{RECEIPTS}{site.name}/{receipt.sequence:06}/{sha256_hex(data)}"
     if workspace.archive.stat(f"{folder}/{BUNDLE}") is None:
         workspace.store(f"{folder}/{BUNDLE}", data)
         workspace.note(
@@ -213,12 +209,11 @@ def newest_receipt(workspace: Workspace, site: SiteSettings) -> Receipt | None:
     """Of the receipts taken in, the one that tells of most."""
     if not isinstance(site, VolumeSiteSettings) or site.receipt_key is None:
         return None
-    last: dict[str, str] = {}
+    by_sequence: dict[str, list[str]] = {}
     for key in workspace.archive.keys(f"{RECEIPTS}{site.name}/"):
-        last[key.split("/")[2]] = key
+        by_sequence.setdefault(key.split("/")[2], []).append(key)
     found = []
-    sequence = max(last, default=None)
-    for key in workspace.archive.keys(f"{RECEIPTS}{site.name}/{sequence}/") if sequence else ():
+    for key in by_sequence[max(by_sequence)] if by_sequence else ():
         try:
             found.append(verify_receipt(workspace.archive.get(key), site.receipt_key)[0])
         except VerificationError:
@@ -237,14 +232,10 @@ def standing(workspace: Workspace, site: SiteSettings) -> Standing:
         return Standing(site.name, last, receipt)
     since = open_[0].delivered_at
     inventory = Inventory.parse(delivered_inventory(workspace, site.name, open_[-1].sequence))
-    known = set()
+    known: set[str] = set()
     if receipt is not None:
         before = delivered_inventory(workspace, site.name, receipt.sequence)
-        known = {(one.repository, one.image) for one in Inventory.parse(before).withdrawn}
-    withdrawn = {
-        f"{one.repository}@{one.image}": one.reason
-        for one in inventory.withdrawn
-        if (one.repository, one.image) not in known
-    }
+        known = {one.name for one in Inventory.parse(before).withdrawn}
+    withdrawn = {one.name: one.reason for one in inventory.withdrawn if one.name not in known}
     due = since + timedelta(days=site.receipt_days)
     return Standing(site.name, last, receipt, since, due, withdrawn)

@@ -22,7 +22,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -37,7 +37,7 @@ from longseal.errors import (
     VerificationError,
 )
 from longseal.mirror.arrival import Signed, Vouched
-from longseal.mirror.delivery import IMAGES, push_kit, ship
+from longseal.mirror.delivery import IMAGES, SITE, push_kit, put_tags, ship
 from longseal.mirror.encryption import new_identity, recipient_of
 from longseal.mirror.folder import TEMPORARY, read_file, write_file
 from longseal.mirror.inventory import Inventory, Item
@@ -46,7 +46,7 @@ from longseal.mirror.parts import PARTS, check, unpack
 from longseal.mirror.plan import Shipment
 from longseal.mirror.policies import cosign_script
 from longseal.mirror.receipt import MAX_RECEIPT_BYTES, Receipt, verify_receipt
-from longseal.mirror.volume import SITE, Volume, check_item
+from longseal.mirror.volume import Volume, check_item
 from longseal.registry.copy import Copied
 from longseal.registry.interface import Registry
 from longseal.registry.layout import LayoutRegistry
@@ -182,14 +182,18 @@ class Site:
     def inventory(self) -> Inventory:
         """The inventory that was imported last.
 
-        :raises RefusedError: nothing was imported yet
+        :raises RefusedError: nothing was imported yet, or an import was cut off
         """
-        if self.imported is None:
+        return self._last()[1]
+
+    def _last(self) -> tuple[Imported, Inventory]:
+        imported = self.imported
+        if imported is None:
             raise RefusedError(f"nothing was imported yet: longseal site import {self.root} VOLUME")
         volume = self._volume(self.root)
-        if digest_of(volume.read(INVENTORY_BUNDLE)) != self.imported.inventory:
+        if digest_of(volume.read(INVENTORY_BUNDLE)) != imported.inventory:
             raise RefusedError(_CUT_OFF)
-        return Inventory.parse(volume.read(INVENTORY))
+        return imported, Inventory.parse(volume.read(INVENTORY))
 
     def verify(self, report: Report, now: datetime) -> Vouched | None:
         """Verify everything that was imported, as if it had just come."""
@@ -271,7 +275,7 @@ class Site:
         self._keep_kit(brought, vouched.signed)
         for gone in inventory.withdrawn:
             if self.registry.forget(gone.repository, gone.image):
-                report.passed(f"{gone.repository}@{gone.image} withdrawn", gone.reason)
+                report.passed(f"{gone.name} withdrawn", gone.reason)
         lacking: dict[str, str] = {}
         for item in inventory.images:
             why = self._bring(brought.registry, item, vouched, report)
@@ -307,15 +311,15 @@ class Site:
 
         :returns: why it is not
         """
-        one = Report(item.name)
+        one, moved = Report(item.name), shipment(item)
         try:
-            ship(source, self.registry, shipment(item, tags=False))
+            ship(source, self.registry, replace(moved, tags=()))
         except LongsealError as err:
             one.add(f"{item.name} import", State.FAILED, str(err))
         else:
             check_item(one, self.registry, item, vouched)
         if one.state is State.PASSED:
-            ship(self.registry, self.registry, shipment(item))
+            put_tags(self.registry, moved)
         report.checks += one.checks
         bad = [check.detail for check in one.checks if check.state is not State.PASSED]
         return bad[0] if bad else None
@@ -334,8 +338,7 @@ class Site:
 
     def push(self, target: Registry) -> dict[str, Any]:
         """Bring what the site has verified into a registry of its own; withdrawn images go."""
-        inventory, imported = self.inventory, self.imported
-        assert imported is not None
+        imported, inventory = self._last()
         copied, failed = Copied(), {}
         images = [one for one in inventory.images if one.name not in imported.lacking]
         for item in images:
@@ -348,15 +351,13 @@ class Site:
                 if target.manifest(gone.repository, gone.image) is not None:
                     target.delete_manifest(gone.repository, gone.image)
             except LongsealError as err:
-                failed[f"{gone.repository}@{gone.image} (withdrawn)"] = str(err)
+                failed[f"{gone.name} (withdrawn)"] = str(err)
         names = [*inventory.files, INVENTORY, INVENTORY_BUNDLE]
         kit = self._volume(self.root)
         written = push_kit(target, {name: kit.read(name) for name in names})
         return {
             "images": len(images),
-            "blobs_sent": copied.blobs_sent,
-            "bytes_sent": copied.bytes_sent,
-            "already_there": copied.already_there,
+            **asdict(copied),
             "kit_files": written,
             "failed": failed,
         }
@@ -366,8 +367,7 @@ class Site:
 
         :raises RefusedError: nothing was imported yet
         """
-        inventory, imported = self.inventory, self.imported
-        assert imported is not None
+        imported, inventory = self._last()
         said = Receipt(
             self.name,
             imported.sequence,
@@ -379,9 +379,10 @@ class Site:
         )
         name = f"receipts/{imported.sequence:06}.sigstore.json"
         signer = self.signer
+        key = fingerprint(signer.public_key)
         if (self.root / name).exists():
             data = read_file(self.root, name, MAX_RECEIPT_BYTES)
-            if verify_receipt(data, fingerprint(signer.public_key))[0].says() == said.says():
+            if replace(verify_receipt(data, key)[0], signed_at=now) == said:
                 return data
         data = said.sign(inventory.organisation, self._volume(self.root).read(INVENTORY), signer)
         write_file(self.root / name, data)
@@ -416,16 +417,15 @@ class Site:
 
     def status(self, now: datetime) -> dict[str, Any]:
         """What the site has, and until when that will do."""
-        imported = self.imported
         found: dict[str, Any] = {
             "site": self.name,
             "organisation_key": self.organisation_key,
             "site_key": fingerprint(self.signer.public_key),
             "sequence": None,
         }
-        if imported is None:
+        if self.imported is None:
             return found
-        inventory = self.inventory
+        imported, inventory = self._last()
         return found | {
             "sequence": imported.sequence,
             "inventory": imported.inventory,
@@ -434,17 +434,15 @@ class Site:
             "overdue": inventory.refresh_by < now,
             "images": len(inventory.images) - len(imported.lacking),
             "lacking": dict(imported.lacking),
-            "withdrawn": {
-                f"{one.repository}@{one.image}": one.reason for one in inventory.withdrawn
-            },
+            "withdrawn": {one.name: one.reason for one in inventory.withdrawn},
             "skipped": list(imported.skipped),
             "seal": None if imported.seal is None else imported.seal[0],
         }
 
 
-def shipment(item: Item, tags: bool = True) -> Shipment:
+def shipment(item: Item) -> Shipment:
     """An item of the inventory on its way at the site."""
-    return Shipment("", item.repository, item.image, item.tags if tags else (), item.referrers)
+    return Shipment("", item.repository, item.image, item.tags, item.referrers)
 
 
 def follows(name: str, before: Imported | None, signed: Signed) -> list[int]:

@@ -9,7 +9,7 @@ from typing import Final
 
 from longseal.errors import VerificationError
 from longseal.mirror.arrival import MAX_FILE_BYTES, SiteKit, Vouched
-from longseal.mirror.delivery import IMAGES
+from longseal.mirror.delivery import IMAGES, SITE
 from longseal.mirror.folder import read_file
 from longseal.mirror.inventory import Item
 from longseal.registry.interface import Registry
@@ -17,9 +17,6 @@ from longseal.registry.layout import LayoutRegistry
 from longseal.seal.signers.interface import PublicKey
 from longseal.verify.image import verify_image
 from longseal.verify.report import Report
-
-SITE: Final = "site"
-"""The folder of a volume that holds the kit."""
 
 _CHUNK: Final = 1024 * 1024
 
