@@ -7,11 +7,12 @@ can encrypt to it, and the inventory's signature still decides.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from longseal.errors import MalformedError, RefusedError, SettingsError, VerificationError
+from longseal.mirror.folder import Chunks
 
 
 def new_identity() -> tuple[str, str]:
@@ -35,7 +36,7 @@ def encrypt(chunks: Iterator[bytes], to: BinaryIO, recipients: Sequence[str]) ->
         found = [age.x25519.Recipient.from_str(one) for one in recipients]
     except age.RecipientError as err:
         raise RefusedError("expected an age recipient, age1…") from err
-    age.encrypt_io(io.BufferedReader(_Chunks(chunks)), to, found)
+    age.encrypt_io(io.BufferedReader(Chunks(chunks)), to, found)
 
 
 def decrypt(file: Path, to: Path, identity: str) -> None:
@@ -69,25 +70,3 @@ def _age() -> Any:
             "age", "encrypted volumes need the extra: pip install 'longseal[age]'"
         ) from err
     return pyrage
-
-
-class _Chunks(io.RawIOBase):
-    """An iterator of bytes as a file."""
-
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._chunks = iter(chunks)
-        self._left = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._left:
-            found = next(self._chunks, None)
-            if found is None:
-                return 0
-            self._left = found
-        count = min(len(buffer), len(self._left))
-        buffer[:count] = self._left[:count]
-        self._left = self._left[count:]
-        return count

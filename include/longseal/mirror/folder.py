@@ -3,13 +3,15 @@ or not at all."""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from longseal.errors import ArchiveError, MalformedError, VerificationError
 
@@ -36,6 +38,16 @@ def read_file(root: Path, name: str, limit: int) -> bytes:
         if not stat.S_ISREG(found.st_mode) or found.st_size > limit:
             raise MalformedError(f"{name} is no file of at most {limit} bytes")
         return file.read()
+
+
+def file_digest(path: Path) -> str | None:
+    """The digest of a plain file; None where there is none, or a link is in its place."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    except OSError:
+        return None
 
 
 def write_file(path: Path, data: bytes) -> bool:
@@ -81,3 +93,26 @@ def written(path: Path) -> Iterator[BinaryIO]:
             raise
     except OSError as err:
         raise ArchiveError(f"{path} cannot be written: {err.strerror}") from err
+
+
+class Chunks(io.RawIOBase):
+    """An iterator of bytes as a file."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
+        self._left = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._left:
+            found = next(self._chunks, None)
+            if found is None:
+                return 0
+            # Cut without a copy: most readers ask for little at a time.
+            self._left = memoryview(found)
+        count = min(len(buffer), len(self._left))
+        buffer[:count] = self._left[:count]
+        self._left = self._left[count:]
+        return count

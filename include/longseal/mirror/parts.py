@@ -19,10 +19,18 @@ from typing import Any, BinaryIO, Final
 
 from longseal.canonical import canonical_json, digest_of, is_digest, parse_object
 from longseal.errors import ArchiveError, MalformedError, RefusedError, VerificationError
-from longseal.mirror.delivery import IMAGES
+from longseal.mirror.delivery import IMAGES, SITE
 from longseal.mirror.encryption import decrypt, encrypt
-from longseal.mirror.folder import TEMPORARY, read_file, write_chunks, write_file, written
-from longseal.mirror.inventory import Inventory
+from longseal.mirror.folder import (
+    TEMPORARY,
+    Chunks,
+    file_digest,
+    read_file,
+    write_chunks,
+    write_file,
+    written,
+)
+from longseal.mirror.inventory import MAX_BYTES, Inventory
 from longseal.mirror.kit import INVENTORY, INVENTORY_BUNDLE
 from longseal.verify.report import Report
 
@@ -123,8 +131,8 @@ def cut(
     """
     if size < MIN_SIZE:
         raise RefusedError(f"a part has at least {MIN_SIZE} bytes")
-    inventory = Inventory.parse(read_file(volume, f"site/{INVENTORY}", _CHUNK * 128))
-    bundle = digest_of(read_file(volume, f"site/{INVENTORY_BUNDLE}", _CHUNK * 128))
+    inventory = Inventory.parse(read_file(volume, f"{SITE}/{INVENTORY}", MAX_BYTES))
+    bundle = digest_of(read_file(volume, f"{SITE}/{INVENTORY_BUNDLE}", MAX_BYTES))
     members = list(_members(volume))
     total = sum(len(header) + _padded(length) for header, _, length in members) + 2 * _BLOCK
     count = -(-total // size)
@@ -137,7 +145,7 @@ def cut(
         name += ".age" if recipients else ""
         start, stop = number * size, min((number + 1) * size, total)
         plain = _hashed(_slice(members, start, stop))
-        found = _hash_of(to / name)
+        found = file_digest(to / name)
         before = known.get(name)
         if not recipients:
             whole = found == plain
@@ -147,7 +155,7 @@ def cut(
         if not whole:
             _write(to / name, _slice(members, start, stop), recipients)
             fresh += 1
-        digest = plain if not recipients else _hash_of(to / name)
+        digest = plain if not recipients else file_digest(to / name)
         if digest is None:
             raise ArchiveError(f"{to / name} cannot be read again")
         length = (to / name).stat().st_size
@@ -196,7 +204,7 @@ def check(report: Report, folder: Path) -> Cut | None:
     for part in found[0].parts:
 
         def whole(part: Part = part) -> str:
-            digest = _hash_of(folder / part.name)
+            digest = file_digest(folder / part.name)
             if digest is None:
                 raise VerificationError("it is not here: bring it again")
             if digest != part.digest:
@@ -216,7 +224,8 @@ def unpack(folder: Path, to: Path, identity: str | None = None) -> None:
     :raises MalformedError: a member that no volume has
     :raises ArchiveError: a file cannot be written
     """
-    stream = io.BufferedReader(_Joined(folder, Cut.read(folder).parts, to, identity), _CHUNK)
+    parts = Cut.read(folder).parts
+    stream = io.BufferedReader(Chunks(_joined(folder, parts, to, identity)), _CHUNK)
     for _ in range(MAX_MEMBERS):
         header = _header(stream)
         if header is None:
@@ -234,10 +243,10 @@ _Member = tuple[bytes, Path, int]
 
 def _members(volume: Path) -> Iterator[_Member]:
     """Headers, files and their sizes; the kit first, the inventory at its head."""
-    first = [f"site/{INVENTORY}", f"site/{INVENTORY_BUNDLE}"]
+    first = [f"{SITE}/{INVENTORY}", f"{SITE}/{INVENTORY_BUNDLE}"]
     names = [
         path.relative_to(volume).as_posix()
-        for top in ("site", IMAGES)
+        for top in (SITE, IMAGES)
         for path in sorted((volume / top).rglob("*"))
         if path.is_file() and not path.name.startswith(".")
     ]
@@ -295,16 +304,6 @@ def _hashed(chunks: Iterator[bytes]) -> str:
     return f"sha256:{hasher.hexdigest()}"
 
 
-def _hash_of(path: Path) -> str | None:
-    """The digest of a plain file; None where there is none."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-    except OSError:
-        return None
-
-
 # -- reading -------------------------------------------------------------------------------------
 
 
@@ -322,7 +321,7 @@ def _header(stream: BinaryIO) -> tuple[str, int] | None:
     if info is None or info.type != tarfile.REGTYPE or info.size < 0:
         raise MalformedError(f"{name[:80]!a} is no plain file: a link, device or folder is refused")
     pieces = name.split("/")
-    if pieces[0] not in ("site", IMAGES) or len(pieces) < 2 or len(pieces) > 32:
+    if pieces[0] not in (SITE, IMAGES) or len(pieces) < 2 or len(pieces) > 32:
         raise MalformedError(f"a volume has no file {name[:80]!a}")
     if any(".." in piece or not _PIECE.fullmatch(piece) for piece in pieces):
         raise MalformedError(f"a volume has no file {name[:80]!a}")
@@ -349,44 +348,26 @@ def _exactly(stream: BinaryIO, size: int, name: str) -> Iterator[bytes]:
         yield chunk
 
 
-class _Joined(io.RawIOBase):
+def _joined(
+    folder: Path, parts: Sequence[Part], work: Path, identity: str | None
+) -> Iterator[bytes]:
     """The parts, one after the other."""
+    for part in parts:
+        path = folder / part.name
+        with _opened(path) if part.plain is None else _decrypted(path, work, identity) as file:
+            while chunk := file.read(_CHUNK):
+                yield chunk
 
-    def __init__(
-        self, folder: Path, parts: tuple[Part, ...], work: Path, identity: str | None
-    ) -> None:
-        self._paths = [(folder / one.name, one.plain is not None) for one in parts]
-        self._work = work
-        self._identity = identity
-        self._open: BinaryIO | None = None
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while True:
-            if self._open is None:
-                if not self._paths:
-                    return 0
-                self._open = self._next(*self._paths.pop(0))
-            data = self._open.read(len(buffer))
-            if data:
-                buffer[: len(data)] = data
-                return len(data)
-            self._open.close()
-            self._open = None
-
-    def _next(self, path: Path, encrypted: bool) -> BinaryIO:
-        if not encrypted:
-            return _opened(path)
-        if self._identity is None:
-            raise VerificationError(f"{path.name} is encrypted, and the site has no age identity")
-        plain = self._work / f"{TEMPORARY}part"
-        plain.parent.mkdir(parents=True, exist_ok=True)
-        decrypt(path, plain, self._identity)
-        found = _opened(plain)
-        plain.unlink()
-        return found
+def _decrypted(path: Path, work: Path, identity: str | None) -> BinaryIO:
+    if identity is None:
+        raise VerificationError(f"{path.name} is encrypted, and the site has no age identity")
+    plain = work / f"{TEMPORARY}part"
+    plain.parent.mkdir(parents=True, exist_ok=True)
+    decrypt(path, plain, identity)
+    found = _opened(plain)
+    plain.unlink()
+    return found
 
 
 def _opened(path: Path) -> BinaryIO:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from datetime import datetime
 from pathlib import Path
-from typing import Final
 
 from longseal.errors import VerificationError
 from longseal.mirror.arrival import MAX_FILE_BYTES, SiteKit, Vouched
 from longseal.mirror.delivery import IMAGES, SITE
-from longseal.mirror.folder import read_file
+from longseal.mirror.folder import file_digest, read_file
 from longseal.mirror.inventory import Item
 from longseal.registry.interface import Registry
 from longseal.registry.layout import LayoutRegistry
 from longseal.seal.signers.interface import PublicKey
 from longseal.verify.image import verify_image
 from longseal.verify.report import Report
-
-_CHUNK: Final = 1024 * 1024
 
 
 class Volume:
@@ -57,11 +53,7 @@ class Volume:
         """Every blob of the layouts has its name's digest."""
         count = 0
         for path in sorted((self._root / IMAGES).rglob("blobs/sha256/*")):
-            hasher = hashlib.sha256()
-            with path.open("rb") as file:
-                while chunk := file.read(_CHUNK):
-                    hasher.update(chunk)
-            if hasher.hexdigest() != path.name:
+            if file_digest(path) != f"sha256:{path.name}":
                 raise VerificationError(f"the blob {path.name} has other bytes")
             count += 1
         return f"{count} blobs have the digests that name them"
