@@ -144,22 +144,22 @@ def cut(
         name = f"{inventory.site}-{inventory.sequence:06}.tar.{number:04}"
         name += ".age" if recipients else ""
         start, stop = number * size, min((number + 1) * size, total)
-        plain = _hashed(_slice(members, start, stop))
-        found = file_digest(to / name)
+        path = to / name
+        found = file_digest(path)
+        plain = None if found is None else _hashed(_slice(members, start, stop))
         before = known.get(name)
         if not recipients:
-            whole = found == plain
+            whole = found is not None and found == plain
         else:
             # Encrypted anew it would have other bytes.
             whole = before is not None and (before.plain, before.digest) == (plain, found)
         if not whole:
-            _write(to / name, _slice(members, start, stop), recipients)
+            plain = _write(path, _slice(members, start, stop), recipients)
+            found = file_digest(path) if recipients else plain
             fresh += 1
-        digest = plain if not recipients else file_digest(to / name)
-        if digest is None:
-            raise ArchiveError(f"{to / name} cannot be read again")
-        length = (to / name).stat().st_size
-        parts.append(Part(name, length, digest, plain if recipients else None))
+        if found is None:
+            raise ArchiveError(f"{path} cannot be read again")
+        parts.append(Part(name, path.stat().st_size, found, plain if recipients else None))
         if recipients:
             _list(to, inventory, bundle, parts)
     return _list(to, inventory, bundle, parts), fresh
@@ -179,12 +179,21 @@ def _known(to: Path) -> dict[str, Part]:
         return {}
 
 
-def _write(path: Path, chunks: Iterator[bytes], recipients: Sequence[str]) -> None:
-    if not recipients:
-        write_chunks(path, chunks)
-        return
+def _write(path: Path, chunks: Iterator[bytes], recipients: Sequence[str]) -> str:
+    """:returns: digest of what was written, before it was encrypted"""
+    hasher = hashlib.sha256()
+
+    def hashed() -> Iterator[bytes]:
+        for chunk in chunks:
+            hasher.update(chunk)
+            yield chunk
+
     with written(path) as file:
-        encrypt(chunks, file, recipients)
+        if recipients:
+            encrypt(hashed(), file, recipients)
+        else:
+            file.writelines(hashed())
+    return f"sha256:{hasher.hexdigest()}"
 
 
 def check(report: Report, folder: Path) -> Cut | None:
