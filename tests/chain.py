@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from longseal.registry.attach import attach
 from longseal.seal.bundle import MEDIA_TYPE
-from longseal.seal.images import attach_images, sign_images
 from longseal.seal.key_history import rotate
 from longseal.seal.signers.file import FileSigner
 from longseal.workspace import Workspace, utc_now
@@ -21,7 +20,7 @@ from tests.airflow_home import Airflow
 from tests.doubles.sigstore import IDENTITY, ISSUER, PREDICATE
 from tests.doubles.sigstore_v2 import SigstoreV2Double, Statement
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
-from tests.installation import Installation, harvest_all, seal
+from tests.installation import Installation, harvest_all, seal_with_images
 from tests.retired import put_image
 from tests.scheduler import Run, scheduler
 
@@ -141,10 +140,7 @@ def aged(
             clock.at = chain.month(number + 1) + timedelta(hours=1)
             if number == key_rotated:
                 rotate(workspace)
-            sealed = seal(workspace, chain.period(number)).sealed
-            assert sealed is not None
-            sign_images(workspace, sealed)
-            attach_images(workspace, sealed)
+            seal_with_images(workspace, chain.period(number))
         yield chain
 
 

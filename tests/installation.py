@@ -12,6 +12,8 @@ import yaml
 
 from longseal.harvest import Harvested, harvest, plan
 from longseal.registry.layout import LayoutRegistry
+from longseal.seal.images import attach_images, sign_images
+from longseal.seal.published import Published
 from longseal.seal.reseal import Reseal
 from longseal.seal.signers.file import FileSigner
 from longseal.settings import load, parse
@@ -87,6 +89,15 @@ def seal(workspace: Workspace, period: str) -> Reseal:
     for step in STEPS:
         getattr(reseal, step)()
     return reseal
+
+
+def seal_with_images(workspace: Workspace, period: str) -> Published:
+    """:func:`seal`, and the statements on its images attached to them."""
+    sealed = seal(workspace, period).sealed
+    assert sealed is not None
+    sign_images(workspace, sealed)
+    attach_images(workspace, sealed)
+    return sealed
 
 
 @dataclass

@@ -17,14 +17,13 @@ from longseal.registry.discovery import discover
 from longseal.registry.interface import Descriptor, Manifest
 from longseal.registry.model import parse_manifest
 from longseal.seal.bundle import MEDIA_TYPE
-from longseal.seal.images import attach_images, sign_images
 from longseal.settings import Duration
 from longseal.workspace import Workspace, utc_now
 from tests.chain import Clock
 from tests.doubles.sigstore import IDENTITY, ISSUER
 from tests.doubles.sigstore_v2 import SigstoreV2Double, Statement
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
-from tests.installation import Installation, seal
+from tests.installation import Installation, seal_with_images
 from tests.lab.fixtures import Bucket
 from tests.lab.lab import PREDICATE_TYPES
 from tests.lab.registries import Registry, push_image
@@ -175,10 +174,7 @@ def past(
             clock.at = month(end, now) + timedelta(hours=1)
             workspace = installation.workspace(clock)
             harvest_all(workspace)
-            sealed = seal(workspace, f"{month(end - 1, now):%Y-%m}").sealed
-            assert sealed is not None
-            sign_images(workspace, sealed)
-            attach_images(workspace, sealed)
+            seal_with_images(workspace, f"{month(end - 1, now):%Y-%m}")
         clocks.append(utc_now)
         yield made
 

@@ -12,19 +12,18 @@ import pytest
 
 from longseal.mirror.mirror import mirror
 from longseal.seal.ceremony import seal_trusted_root
-from longseal.seal.images import attach_images, sign_images
 from longseal.seal.keys import public_pem
 from longseal.seal.organisation import organisation_key
 from longseal.workspace import Workspace
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
-from tests.installation import Installation, harvest_all, seal
+from tests.installation import Installation, harvest_all, rule, seal_with_images
 from tests.lab import Lab, SignedImage
 from tests.lab.registries import Kind, Registry
 
 pytestmark = pytest.mark.lab
 
 IMAGES, ATTESTATIONS = 4, 2
-NAMES = ["corp/mirrored-*"]
+NAMES = "corp/mirrored-*"
 STATEMENT = "https://stella.example/longseal/image/v1"
 
 
@@ -59,31 +58,30 @@ def mirrored(
     folder = tmp_path_factory.mktemp("mirror")
     sites = {kind: lab.registry(kind) for kind in get_args(Kind)}
     with TimestampAuthorityDouble(folder / "tsa") as authority:
-        who = {"issuer": lab.issuer, "identity": lab.identity}
+        signer = {"issuer": lab.issuer, "identity": lab.identity}
         installation = Installation(
             folder / "installation",
             authority,
             {
                 "trust": {"trusted_root": str(lab.trusted_root)},
-                "registries": [{"name": "main", "url": docker_registry.url, "repositories": NAMES}],
-                "policy": [{"repositories": NAMES, "predicates": ["**"], "identities": [who]}],
+                "registries": [
+                    {"name": "main", "url": docker_registry.url, "repositories": [NAMES]}
+                ],
+                "policy": [rule(signer, "**", NAMES)],
                 "sites": [
                     {
                         "name": kind.replace("_", "-"),
                         "kind": "registry",
                         "url": site.url,
-                        "repositories": NAMES,
+                        "repositories": [NAMES],
                     }
                     for kind, site in sites.items()
                 ],
             },
         )
         harvest_all(installation.workspace())
-        sealed = seal(installation.workspace(), "r-one").sealed
-        assert sealed is not None
         workspace = installation.workspace()
-        sign_images(workspace, sealed)
-        attach_images(workspace, sealed)
+        seal_with_images(workspace, "r-one")
         (folder / "org.pub").write_text(public_pem(organisation_key(workspace).key))
         (folder / "seal-trusted-root.json").write_bytes(seal_trusted_root(workspace))
         yield Mirrored(lab, workspace, images, sites, folder)

@@ -8,7 +8,7 @@ import pytest
 from longseal.archive import prune
 from longseal.archive.restore import restore
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
-from tests.installation import Installation, harvest_all, seal
+from tests.installation import Installation, harvest_all, rule, seal
 from tests.lab import PREDICATE_TYPES, Lab
 from tests.lab.registries import Registry
 
@@ -34,9 +34,7 @@ def test_cosign_verifies_what_was_pruned_and_put_back(
                 "registries": [
                     {"name": "main", "url": docker_registry.url, "repositories": [REPOSITORY]}
                 ],
-                "policy": [
-                    {"repositories": [REPOSITORY], "predicates": ["**"], "identities": [signer]}
-                ],
+                "policy": [rule(signer, "**", REPOSITORY)],
                 "retention": {"default": "1 days", "max_share": 100},
             },
         )

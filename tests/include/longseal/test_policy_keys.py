@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from tests.doubles.registry import RegistryDouble
 from tests.doubles.sigstore import IDENTITY, ISSUER, Key, SigstoreDouble
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
-from tests.installation import Installation, seal
+from tests.installation import Installation, seal, seal_with_images
 from tests.lab.lab import Lab
 from tests.lab.registries import Registry as LabRegistry
 from tests.proven import Proven
@@ -26,7 +26,6 @@ from longseal.mirror.mirror import mirror
 from longseal.registry.attach import attach
 from longseal.registry.interface import Descriptor, Manifest, Registry
 from longseal.registry.model import EMPTY_CONFIG, OCI_MANIFEST
-from longseal.seal.images import attach_images, sign_images
 from longseal.seal.keys import fingerprint, load_public_pem, public_pem
 from longseal.seal.organisation import organisation_key
 from longseal.seal.proof_folder import BUNDLE, SIGNER, prove
@@ -166,10 +165,7 @@ def test_recheck_seals_no_leaf_that_names_another_key(harvested: Installation) -
 
 def sealed(installation: Installation) -> Workspace:
     workspace = installation.workspace()
-    done = seal(workspace, "r-one").sealed
-    assert done is not None
-    sign_images(workspace, done)
-    attach_images(workspace, done)
+    seal_with_images(workspace, "r-one")
     return workspace
 
 

@@ -1,28 +1,42 @@
 """A volume that was made once, in copies of its own for each test."""
 
-import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
-from tests.installation import Installation, seal
+from tests.installation import Installation, seal_with_images
 
 from longseal.mirror.mirror import mirror
 from longseal.mirror.site import Site
-from longseal.seal.images import attach_images, sign_images
 from longseal.seal.keys import fingerprint
 from longseal.seal.organisation import organisation_key
-
-
-def copied(installation: Installation, folder: Path) -> Installation:
-    shutil.copytree(installation.folder, folder)
-    copy = object.__new__(Installation)
-    copy.folder, copy.authority, copy.changes = folder, installation.authority, {}
-    return copy
-
+from longseal.verify.report import Report, State
 
 SMALL = [{"name": "ship", "kind": "volume", "path": "ship", "repositories": ["corp/a-svc0"]}]
 """Sites of the settings: four images of the twenty."""
+
+
+def failed(report: Report) -> dict[str, str]:
+    return {one.name: one.detail for one in report.checks if one.state is not State.PASSED}
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    found = (path for path in root.rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): path.read_bytes() for path in found}
+
+
+def blobs(installation: Installation, wanted: bytes) -> Iterator[Path]:
+    """Those on the volume that have these bytes in them."""
+    for path in sorted((installation.folder / "ship/images").rglob("blobs/sha256/*")):
+        if wanted in path.read_bytes():
+            yield path
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
 
 
 @pytest.fixture(scope="session")
@@ -31,12 +45,8 @@ def sealed_once(
     authority: TimestampAuthorityDouble,
     harvested_once: Installation,
 ) -> Installation:
-    installation = copied(harvested_once, tmp_path_factory.mktemp("sealed") / "installation")
-    workspace = installation.workspace()
-    sealed = seal(workspace, "r-one").sealed
-    assert sealed is not None
-    sign_images(workspace, sealed)
-    attach_images(workspace, sealed)
+    installation = harvested_once.copy(tmp_path_factory.mktemp("sealed") / "installation")
+    seal_with_images(installation.workspace(), "r-one")
     return installation
 
 
@@ -44,7 +54,7 @@ def sealed_once(
 def shipped_once(
     tmp_path_factory: pytest.TempPathFactory, sealed_once: Installation
 ) -> Installation:
-    installation = copied(sealed_once, tmp_path_factory.mktemp("shipped") / "installation")
+    installation = sealed_once.copy(tmp_path_factory.mktemp("shipped") / "installation")
     workspace = installation.workspace()
     done = mirror(workspace, workspace.settings.site("ship"))
     assert (done["images"], done["key_operations"], done["failed"]) == (20, 1, {})
@@ -54,12 +64,12 @@ def shipped_once(
 @pytest.fixture
 def shipped(shipped_once: Installation, tmp_path: Path) -> Installation:
     """Sealed, and mirrored to the volume."""
-    return copied(shipped_once, tmp_path / "installation")
+    return shipped_once.copy(tmp_path / "installation")
 
 
 @pytest.fixture(scope="session")
 def small_once(tmp_path_factory: pytest.TempPathFactory, sealed_once: Installation) -> Installation:
-    installation = copied(sealed_once, tmp_path_factory.mktemp("small") / "installation")
+    installation = sealed_once.copy(tmp_path_factory.mktemp("small") / "installation")
     installation.write(sites=SMALL)
     workspace = installation.workspace()
     done = mirror(workspace, workspace.settings.site("ship"))
@@ -70,7 +80,7 @@ def small_once(tmp_path_factory: pytest.TempPathFactory, sealed_once: Installati
 @pytest.fixture
 def small(small_once: Installation, tmp_path: Path) -> Installation:
     """Four images of the sealed twenty are mirrored to the volume."""
-    return copied(small_once, tmp_path / "installation")
+    return small_once.copy(tmp_path / "installation")
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from tests.include.longseal.mirror.conftest import failed, tree
 from tests.installation import Installation
 
 from longseal.canonical import canonical_json, digest_of
@@ -35,12 +36,7 @@ def named(folder: Path) -> list[Path]:
 def bad(folder: Path) -> dict[str, str]:
     report = Report("parts")
     check(report, folder)
-    return {one.name: one.detail for one in report.checks if one.state is not State.PASSED}
-
-
-def files(root: Path) -> dict[str, bytes]:
-    found = (path for path in root.rglob("*") if path.is_file())
-    return {str(path.relative_to(root)): path.read_bytes() for path in found}
+    return failed(report)
 
 
 def test_no_part_is_larger_than_was_asked_for(parts: Path) -> None:
@@ -57,7 +53,7 @@ def test_the_parts_are_the_volume_also_without_longseal(
     subprocess.run(
         f"cat {parts}/*.tar.* | tar -x -C {whole}", shell=True, check=True, capture_output=True
     )
-    assert files(whole) == files(small.folder / "ship")
+    assert tree(whole) == tree(small.folder / "ship")
 
 
 def test_an_import_of_the_parts_gives_what_the_folder_gives(
@@ -69,16 +65,16 @@ def test_an_import_of_the_parts_gives_what_the_folder_gives(
     assert site.take(parts, report, utc_now()) is not None
     assert report.state is State.PASSED
     Site(twin).take(small.folder / "ship", Report("folder"), utc_now())
-    assert files(site.root) == files(twin)
+    assert tree(site.root) == tree(twin)
 
 
 def test_cut_again_only_what_is_bad_is_written(small: Installation, parts: Path) -> None:
-    whole = files(parts)
+    whole = tree(parts)
     assert cut(small.folder / "ship", parts, SIZE)[1] == 0
     named(parts)[2].write_bytes(b"broken")
     named(parts)[3].unlink()
     assert cut(small.folder / "ship", parts, SIZE)[1] == 2
-    assert files(parts) == whole
+    assert tree(parts) == whole
 
 
 def test_a_bad_part_is_named_and_nothing_is_imported(parts: Path, site: Site) -> None:
@@ -94,9 +90,9 @@ def test_a_bad_part_is_named_and_nothing_is_imported(parts: Path, site: Site) ->
     assert "not here" in found[paths[1].name]
     assert f"the bytes of {paths[4].name}" in found[paths[2].name]
     assert "other bytes" in found[paths[3].name]
-    before = files(site.root)
+    before = tree(site.root)
     assert site.take(parts, Report("parts"), utc_now()) is None
-    assert files(site.root) == before
+    assert tree(site.root) == before
     assert main(["volume", "check", str(parts)]) == 1
 
 
@@ -176,10 +172,10 @@ def test_what_is_no_file_of_a_volume_is_refused_and_not_written(
     with pytest.raises(MalformedError):
         unpack(folder, tmp_path / "deep" / "down")
     report = Report("parts")
-    before = files(site.root)
+    before = tree(site.root)
     assert site.take(folder, report, utc_now()) is None
     assert report.exit_code == 1
-    assert files(site.root) == before
+    assert tree(site.root) == before
     assert not list(tmp_path.rglob("*outside*"))
 
 
@@ -199,7 +195,7 @@ def test_a_member_larger_than_the_parts_ends_with_them(tmp_path: Path) -> None:
     folder = listed(tmp_path / "cut", info.tobuf(tarfile.GNU_FORMAT) + bytes(1000))
     with pytest.raises(MalformedError, match="in the middle"):
         unpack(folder, tmp_path / "out")
-    assert files(tmp_path / "out") == {}
+    assert tree(tmp_path / "out") == {}
 
 
 def test_a_header_that_asks_for_memory_gets_none(tmp_path: Path) -> None:
@@ -262,9 +258,9 @@ def test_of_encrypted_parts_only_a_bad_one_is_made_again(
 ) -> None:
     folder = tmp_path / "encrypted"
     cut(small.folder / "ship", folder, SIZE, [recipient])
-    whole = files(folder)
+    whole = tree(folder)
     assert cut(small.folder / "ship", folder, SIZE, [recipient])[1] == 0
-    assert files(folder) == whole
+    assert tree(folder) == whole
     named(folder)[1].write_bytes(b"broken")
     assert len(bad(folder)) == 1
     assert cut(small.folder / "ship", folder, SIZE, [recipient])[1] == 1

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from tests.doubles.registry import Failure, RegistryDouble
-from tests.installation import Installation, seal
+from tests.installation import Installation, rule, seal
 from tests.link import Fault, Link
 from tests.retired import REPOSITORY, retire
 
@@ -117,10 +117,9 @@ def test_nothing_leaves_of_an_image_whose_attestations_no_longer_verify(
     harvested: Installation, far: RegistryDouble
 ) -> None:
     # The policy has changed since the harvest, and trusts somebody else.
-    rule = {"repositories": ["corp/*"], "predicates": ["**"]}
     other = {"issuer": "https://issuer.example", "identity": "somebody@else.example"}
     seal(harvested.workspace(), "r-one")
-    harvested.write(sites=[{**PLANT, "url": far.url}], policy=[{**rule, "identities": [other]}])
+    harvested.write(sites=[{**PLANT, "url": far.url}], policy=[rule(other, "**")])
     workspace = harvested.workspace()
     done = mirror(workspace, workspace.settings.site("plant"))
     assert (done["images"], len(done["refused"]), done["failed"]) == (0, 20, {})

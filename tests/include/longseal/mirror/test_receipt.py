@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from tests.include.longseal.mirror.conftest import SMALL
+from tests.include.longseal.mirror.conftest import SMALL, blobs
 from tests.installation import Installation, seal
 
 from longseal.audit.audit import audit
@@ -155,11 +155,7 @@ def test_what_a_site_lacks_and_what_never_came_is_told(
     for period in ("r-two", "r-three"):
         seal(workspace, period)
         mirror(workspace, workspace.settings.site("ship"))
-    blob = next(
-        path
-        for path in sorted((volume / "images").rglob("blobs/sha256/*"))
-        if b'"diff_ids"' in path.read_bytes()
-    )
+    blob = next(blobs(answering, b'"diff_ids"'))
     shutil.rmtree(site.root / "images")
     blob.write_bytes(b"{}")
     site.take(volume, Report("volume"), utc_now())

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.doubles.registry import RegistryDouble
-from tests.include.longseal.mirror.conftest import SMALL, copied
+from tests.include.longseal.mirror.conftest import SMALL, blobs, failed, flip, tree
 from tests.installation import Installation, seal
 from tests.lab.tools import tool
 
@@ -34,7 +34,7 @@ from longseal.seal.organisation import organisation_key
 from longseal.seal.proof import Anchors
 from longseal.seal.signers.file import FileSigner
 from longseal.verify.report import Report, State
-from longseal.workspace import utc_now
+from longseal.workspace import Workspace, utc_now
 
 
 def take(
@@ -42,10 +42,6 @@ def take(
 ) -> tuple[Imported | None, Report]:
     report = Report("volume")
     return site.take(volume, report, utc_now() + later), report
-
-
-def failed(report: Report) -> dict[str, str]:
-    return {one.name: one.detail for one in report.checks if one.state is not State.PASSED}
 
 
 def deliver(installation: Installation, period: str | None = None) -> Path:
@@ -69,14 +65,6 @@ def lose(installation: Installation) -> str:
     return f"{image.repository}@{image.digest}"
 
 
-def tree(root: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(root)): path.read_bytes()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }
-
-
 def seen(site: Site) -> set[str]:
     """Images that have a tag at the site."""
     found = set()
@@ -85,12 +73,6 @@ def seen(site: Site) -> set[str]:
             if not tag.startswith("sha256-"):
                 found.add(f"{repository}@{site.registry.resolve(repository, tag)}")
     return found
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 # -- the fine ------------------------------------------------------------------------------------
@@ -192,7 +174,7 @@ def test_a_volume_that_never_came_is_named(small: Installation, site: Site) -> N
 def test_an_inventory_of_another_history_is_refused(
     small_once: Installation, small: Installation, site: Site, tmp_path: Path
 ) -> None:
-    twin = copied(small_once, tmp_path / "twin")
+    twin = small_once.copy(tmp_path / "twin")
     first = deliver(small, "r-two")
     other_second, other_third = deliver(twin, "r-other"), deliver(twin, "r-third")
     assert take(site, first)[0] is not None
@@ -242,29 +224,29 @@ def test_a_withdrawn_image_stays_in_every_later_inventory(small: Installation, s
 # -- keys and clocks -----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def rotated(small: Installation) -> Installation:
-    """A second key signs, the first one stays in the settings for what was claimed."""
-    FileSigner.create(small.folder / "next.pem")
-    return small
+def rotate(installation: Installation) -> Workspace:
+    """Have a second key sign; the first one stays in the settings for what was claimed."""
+    FileSigner.create(installation.folder / "next.pem")
+    installation.write(sites=SMALL, next_signer={"kind": "file", "path": "next.pem"})
+    workspace = installation.workspace()
+    key_history.rotate(workspace)
+    return workspace
 
 
 def test_a_volume_signed_by_a_key_that_was_revoked_is_refused(
-    rotated: Installation, site: Site, small_once: Installation, tmp_path: Path
+    small: Installation, site: Site, small_once: Installation, tmp_path: Path
 ) -> None:
     """Whoever has the stolen key also has the key set of before its revocation."""
-    first = deliver(rotated)
-    thief = copied(small_once, tmp_path / "thief")
-    rotated.write(sites=SMALL, next_signer={"kind": "file", "path": "next.pem"})
-    workspace = rotated.workspace()
-    key_history.rotate(workspace)
+    first = deliver(small)
+    thief = small_once.copy(tmp_path / "thief")
+    workspace = rotate(small)
     key_history.revoke(workspace, site.organisation_key, utc_now(), "stolen")
-    second = deliver(rotated, "r-two")
+    second = deliver(small, "r-two")
     take(site, first)
     imported, report = take(site, second)
     assert imported is not None, failed(report)
     # It follows what the site has, by the thief's own word.
-    stolen = deliver(thief, "r-two")
+    deliver(thief, "r-two")
     stolen = deliver(thief, "r-three")
     before = tree(site.root)
     document = parse_object((stolen / "site/inventory.json").read_bytes(), "inventory")
@@ -276,14 +258,12 @@ def test_a_volume_signed_by_a_key_that_was_revoked_is_refused(
 
 
 def test_a_revoked_key_is_refused_even_where_the_history_fits(
-    rotated: Installation, site: Site, small_once: Installation, tmp_path: Path
+    small: Installation, site: Site, small_once: Installation, tmp_path: Path
 ) -> None:
-    first = deliver(rotated)
-    thief = copied(small_once, tmp_path / "thief")
-    rotated.write(sites=SMALL, next_signer={"kind": "file", "path": "next.pem"})
-    workspace = rotated.workspace()
-    key_history.rotate(workspace)
-    second = deliver(rotated)
+    first = deliver(small)
+    thief = small_once.copy(tmp_path / "thief")
+    rotate(small)
+    second = deliver(small)
     take(site, first)
     assert take(site, second)[0] is not None
     imported = site.imported
@@ -297,15 +277,13 @@ def test_a_revoked_key_is_refused_even_where_the_history_fits(
 
 
 def test_a_key_set_that_calls_the_inventorys_key_stolen_lets_it_sign_nothing(
-    rotated: Installation, site: Site
+    small: Installation, site: Site
 ) -> None:
     """The thief may bring the key set of after the revocation, which anybody can copy."""
-    stolen = organisation_key(rotated.workspace()).key
-    rotated.write(sites=SMALL, next_signer={"kind": "file", "path": "next.pem"})
-    workspace = rotated.workspace()
-    key_history.rotate(workspace)
+    stolen = organisation_key(small.workspace()).key
+    workspace = rotate(small)
     key_history.revoke(workspace, site.organisation_key, utc_now(), "stolen")
-    kit = Volume(deliver(rotated), site.organisation_key).kit
+    kit = Volume(deliver(small), site.organisation_key).kit
     signed = kit.inventory(kit.anchors())
     assert kit.keys(kit.anchors(), signed).version == 3
     with pytest.raises(VerificationError, match="compromised"):
@@ -331,11 +309,7 @@ def test_of_a_volume_with_a_changed_blob_only_that_image_is_not_seen(
     small: Installation, site: Site, wanted: bytes
 ) -> None:
     volume = small.folder / "ship"
-    blob = next(
-        path
-        for path in sorted((volume / "images").rglob("blobs/sha256/*"))
-        if wanted in path.read_bytes()
-    )
+    blob = next(blobs(small, wanted))
     whole = blob.read_bytes()
     flip(blob)
     imported, report = take(site, volume)
@@ -362,13 +336,13 @@ def test_a_changed_file_of_the_kit_changes_nothing_at_the_site(
 
 def test_links_and_pipes_on_a_volume_are_not_followed(small: Installation, site: Site) -> None:
     volume = small.folder / "ship"
-    blobs = sorted((volume / "images").rglob("blobs/sha256/*"))
+    one, other = list(blobs(small, b""))[:2]
     secret = small.folder / "secret"
     secret.write_bytes(b"not on the volume")
-    blobs[0].unlink()
-    blobs[0].symlink_to(secret)
-    blobs[1].unlink()
-    os.mkfifo(blobs[1])
+    one.unlink()
+    one.symlink_to(secret)
+    other.unlink()
+    os.mkfifo(other)
     imported, report = take(site, volume)
     assert imported is not None
     assert report.exit_code == 1

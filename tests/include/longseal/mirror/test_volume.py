@@ -1,10 +1,8 @@
 """A volume on its way: what it brings verifies offline, and any changed byte is found."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from tests.doubles.registry import RegistryDouble
+from tests.include.longseal.mirror.conftest import blobs, flip
 from tests.installation import Installation, harvest_all, seal
 
 from longseal.canonical import parse_object
@@ -29,19 +27,6 @@ def verified(installation: Installation, key: str | None = None) -> Report:
 
 def failed(report: Report) -> list[str]:
     return [check.name for check in report.checks if check.state is State.FAILED]
-
-
-def blobs(installation: Installation, wanted: bytes) -> Iterator[Path]:
-    for path in sorted((installation.folder / "ship/images").rglob("blobs/sha256/*")):
-        if wanted in path.read_bytes():
-            yield path
-
-
-def flip(path: Path) -> None:
-    path.chmod(0o644)
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 def test_everything_on_a_volume_verifies_with_nothing_but_the_key(shipped: Installation) -> None:
@@ -121,6 +106,13 @@ def test_a_link_in_place_of_a_file_is_not_followed(shipped: Installation) -> Non
     path.rename(elsewhere)
     path.symlink_to(elsewhere)
     assert verified(shipped).exit_code == 1
+
+
+def test_a_link_in_place_of_a_blob_is_not_followed(shipped: Installation) -> None:
+    path = next(blobs(shipped, b'"diff_ids"'))
+    path.rename(shipped.folder / "blob-elsewhere")
+    path.symlink_to(shipped.folder / "blob-elsewhere")
+    assert failed(verified(shipped)) == ["blobs"]
 
 
 def test_an_inventory_that_names_files_outside_is_refused(shipped: Installation) -> None:
