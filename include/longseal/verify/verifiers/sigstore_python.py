@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from longseal.errors import UnsupportedError, VerificationError
+from longseal.errors import UnsupportedError, VerificationError, brief
 from longseal.verify.bundle import Bundle, Envelope
 from longseal.verify.timestamps import decoded
 from longseal.verify.trust import TrustMaterial
@@ -130,7 +130,7 @@ class SigstorePython:
         try:
             return Parsed.from_json(json.dumps(document))
         except InvalidBundle as err:
-            text = f"{self.name} cannot read the bundle: {' '.join(str(err).split())[:300]}"
+            text = f"{self.name} cannot read the bundle: {brief(err)}"
             raise UnsupportedError(text) from err
         except SigstoreRefusal as err:
             raise _refusal_of(str(err)) from err
