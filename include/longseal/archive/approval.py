@@ -18,7 +18,7 @@ from longseal.canonical import canonical_json, digest_of, parse_object, parse_ti
 from longseal.errors import MalformedError, RefusedError, VerificationError
 from longseal.patterns import matches, matches_any
 from longseal.seal.ceremony import Ceremony, check_bundle
-from longseal.seal.organisation import organisation_key
+from longseal.seal.organisation import signed_as
 from longseal.seal.published import predicate_type
 from longseal.seal.statement import Statement, Subject
 from longseal.workspace import Workspace
@@ -132,8 +132,7 @@ def sign_policy(workspace: Workspace, document: bytes) -> dict[str, Any]:
             {
                 "version": version,
                 "validUntil": timestamp(policy.valid_until),
-                "keyid": organisation_key(workspace).keyid,
-                "quorum": workspace.settings.timestamp_quorum,
+                **signed_as(workspace),
             },
         )
         operations += ceremony.run(statement.format()).operations

@@ -15,7 +15,7 @@ from longseal.canonical import canonical_json, hex_of, timestamp
 from longseal.errors import RefusedError, VerificationError
 from longseal.registry.removal import Removal
 from longseal.seal.ceremony import BUNDLE, Ceremony
-from longseal.seal.organisation import organisation_key
+from longseal.seal.organisation import signed_as
 from longseal.seal.published import predicate_type
 from longseal.seal.statement import Statement, Subject
 from longseal.workspace import Workspace
@@ -107,8 +107,7 @@ def sign(
         predicate_type(workspace, "prune-plan"),
         {
             "items": len(items),
-            "keyid": organisation_key(workspace).keyid,
-            "quorum": workspace.settings.timestamp_quorum,
+            **signed_as(workspace),
         },
     )
     operations = ceremony.run(statement.format()).operations

@@ -52,7 +52,7 @@ from longseal.errors import ConflictError, RefusedError, VerificationError
 from longseal.registry.interface import Manifest
 from longseal.registry.removal import Removal
 from longseal.seal.ceremony import Ceremony
-from longseal.seal.organisation import organisation_key
+from longseal.seal.organisation import signed_as
 from longseal.seal.published import predicate_type
 from longseal.seal.statement import Statement, Subject
 from longseal.workspace import Workspace
@@ -402,8 +402,7 @@ def _deletion(
             "approver": begun.approver,
             "deleted": len(gone),
             "kept": len(document.items) - len(gone),
-            "keyid": organisation_key(workspace).keyid,
-            "quorum": workspace.settings.timestamp_quorum,
+            **signed_as(workspace),
         },
     ).format()
 

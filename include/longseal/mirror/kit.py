@@ -27,7 +27,7 @@ from longseal.seal.bundle import parse_key_bundle
 from longseal.seal.ceremony import Ceremony, seal_trusted_root
 from longseal.seal.key_history import history_files
 from longseal.seal.keys import public_pem
-from longseal.seal.organisation import keys_in_force, organisation_key
+from longseal.seal.organisation import keys_in_force, signed_as
 from longseal.seal.published import (
     SEAL,
     TRUSTED_ROOT,
@@ -214,8 +214,7 @@ def _statement(workspace: Workspace, site: SiteSettings, sequence: int, inventor
         {
             "site": site.name,
             "sequence": sequence,
-            "keyid": organisation_key(workspace).keyid,
-            "quorum": workspace.settings.timestamp_quorum,
+            **signed_as(workspace),
         },
     ).format()
 

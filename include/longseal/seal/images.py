@@ -29,7 +29,7 @@ from longseal.registry.attach import attach, detach
 from longseal.registry.interface import Descriptor, Registry
 from longseal.seal.bundle import MEDIA_TYPE
 from longseal.seal.ceremony import BUNDLE, Ceremony
-from longseal.seal.organisation import organisation_key
+from longseal.seal.organisation import signed_as
 from longseal.seal.published import Published, predicate_type, read_lines, seal_folder
 from longseal.seal.statement import Statement, Subject
 from longseal.workspace import Workspace
@@ -123,8 +123,7 @@ def _statement(workspace: Workspace, seal: Published, digests: Sequence[str]) ->
             "images": len(digests),
             "issuedAt": timestamp(issued),
             "expires": timestamp(expires),
-            "keyid": organisation_key(workspace).keyid,
-            "quorum": workspace.settings.timestamp_quorum,
+            **signed_as(workspace),
         },
     ).format()
 

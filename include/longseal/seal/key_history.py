@@ -28,7 +28,7 @@ from longseal.seal.keys import (
     load_public_pem,
     public_pem,
 )
-from longseal.seal.organisation import KEY_SET, keys_in_force, start_of_day
+from longseal.seal.organisation import KEY_SET, keys_in_force, signed_as, start_of_day
 from longseal.seal.proof import Anchors, verify_statement
 from longseal.seal.published import predicate_type
 from longseal.seal.signers.interface import PublicKey, Signer
@@ -169,8 +169,7 @@ def _publish(
             (Subject.of(claimed, _FILE),),
             predicate_type(workspace, "key-set"),
             {
-                "keyid": name,
-                "quorum": workspace.settings.timestamp_quorum,
+                **signed_as(workspace, name),
                 "previous": digest_of(data),
                 "reason": reason[:1_000],
                 "version": after.version,

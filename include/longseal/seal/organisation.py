@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from longseal.canonical import timestamp
 from longseal.errors import SettingsError, SignerError
@@ -55,6 +55,17 @@ def keys_in_force(workspace: Workspace) -> InForce:
 def organisation_key(workspace: Workspace) -> KeyEntry:
     """The key that signs now; see :func:`keys_in_force`."""
     return keys_in_force(workspace).entry
+
+
+def signed_as(workspace: Workspace, keyid: str | None = None) -> dict[str, Any]:
+    """What the predicate of each of the organisation's statements says of its signing.
+
+    :param keyid: of the key that signs; None for the one that signs now
+    """
+    return {
+        "keyid": keyid or organisation_key(workspace).keyid,
+        "quorum": workspace.settings.timestamp_quorum,
+    }
 
 
 def _first_keys(workspace: Workspace) -> tuple[KeySet, bytes]:

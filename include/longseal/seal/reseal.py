@@ -51,7 +51,7 @@ from longseal.seal.checkpoint import (
     verifier_key,
 )
 from longseal.seal.contents import Contents
-from longseal.seal.organisation import keys_in_force, start_of_day
+from longseal.seal.organisation import keys_in_force, signed_as, start_of_day
 from longseal.seal.period import Period
 from longseal.seal.published import (
     SEAL,
@@ -245,8 +245,7 @@ class Reseal:
                 },
                 "previous": None if not before else before[-1].digest,
                 "renews": [{"sequence": one.sequence, "digest": one.digest} for one in before],
-                "keyid": keys.entry.keyid,
-                "quorum": workspace.settings.timestamp_quorum,
+                **signed_as(workspace, keys.entry.keyid),
                 "software": f"longseal {__version__}",
             },
         ).format()
