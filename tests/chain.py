@@ -4,7 +4,7 @@ Made in one of two ways: month after month at its own time by the library's step
 certificates end meanwhile; or when all months are over, by a backfill under Airflow's scheduler.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -14,13 +14,15 @@ from typing import Any, Final
 from longseal.registry.attach import attach
 from longseal.seal.bundle import MEDIA_TYPE
 from longseal.seal.key_history import rotate
+from longseal.seal.proof_folder import prove
 from longseal.seal.signers.file import FileSigner
 from longseal.workspace import Workspace, utc_now
 from tests.airflow_home import Airflow
 from tests.doubles.sigstore import IDENTITY, ISSUER, PREDICATE
 from tests.doubles.sigstore_v2 import SigstoreV2Double, Statement
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
-from tests.installation import Installation, harvest_all, seal_with_images
+from tests.installation import Installation, harvest_all, rule, seal_with_images
+from tests.proven import Proven
 from tests.retired import put_image
 from tests.scheduler import Run, scheduler
 
@@ -73,6 +75,17 @@ class Chain:
         """Opened now, by the chain's clock."""
         return self.installation.workspace(self.clock)
 
+    def proofs(self, numbers: Iterable[int]) -> dict[int, Proven]:
+        """By month, the proof of its attestation."""
+        workspace = self.workspace()
+        return {
+            number: Proven.of(
+                prove(workspace, self.images[number - 1], self.folder / "proofs" / str(number))[0],
+                workspace,
+            )
+            for number in numbers
+        }
+
     def install(self, *lives: timedelta) -> None:
         """Install Longseal, with an authority for each of these lives."""
         for number, life in enumerate(lives, 1):
@@ -80,13 +93,13 @@ class Chain:
         self.installation = Installation(self.folder / "installation", self.authorities[0])
         (self.installation.folder / "root.json").write_bytes(self._sigstore.trusted_root())
         FileSigner.create(self.installation.folder / "next.pem")
-        self._write([_listed(one) for one in self.authorities])
+        self._write([one.listed() for one in self.authorities])
 
     def change_authority(self) -> None:
         """The first authority is asked no more; a new one is."""
         leaving, *staying = self.authorities
         staying.append(self._open("authority-new", _YEARS))
-        self._write([{**_listed(leaving), "retired": True}, *map(_listed, staying)])
+        self._write([leaving.listed(retired=True), *(one.listed() for one in staying)])
 
     def attest(self, number: int) -> None:
         """Put an image into the registry, attested on the eleventh of the month."""
@@ -104,13 +117,7 @@ class Chain:
     def _write(self, timestamps: list[dict[str, Any]]) -> None:
         self.installation.write(
             trust={"trusted_root": "root.json"},
-            policy=[
-                {
-                    "repositories": [REPOSITORY],
-                    "predicates": ["**"],
-                    "identities": [{"issuer": ISSUER, "identity": IDENTITY}],
-                }
-            ],
+            policy=[rule({"issuer": ISSUER, "identity": IDENTITY}, "**", REPOSITORY)],
             timestamps=timestamps,
             timestamp_quorum=QUORUM,
             next_signer={"kind": "file", "path": "next.pem"},
@@ -180,7 +187,3 @@ def _require_sealed(runs: list[Run], count: int) -> None:
     # Without a secret for receipts there is nothing to map a recheck over.
     assert {run.tasks.pop("recheck_packs") for run in runs} == {("skipped", 0)}
     assert {state for run in runs for state, _ in run.tasks.values()} == {"success"}
-
-
-def _listed(authority: TimestampAuthorityDouble) -> dict[str, Any]:
-    return {"url": authority.url, "certificates": str(authority.chain_path)}

@@ -127,9 +127,7 @@ class Installation:
             "trust": {"trusted_root": str(EXAMPLES / "trusted_root.json")},
             "harvest": None,
             "signer": {"kind": "file", "path": "org.pem"},
-            "timestamps": [
-                {"url": self.authority.url, "certificates": str(self.authority.chain_path)}
-            ],
+            "timestamps": [self.authority.listed()],
             "sites": [
                 {"name": "ship", "kind": "volume", "path": "ship", "repositories": ["corp/*"]}
             ],

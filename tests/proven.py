@@ -15,6 +15,7 @@ from longseal.seal.organisation import organisation_key
 from longseal.seal.proof_folder import SUMS, VERIFY, verify_proof
 from longseal.verify.report import Report
 from longseal.workspace import Workspace
+from tests.lab.processes import OFFLINE
 from tests.lab.tools import tool
 
 
@@ -84,7 +85,7 @@ class Proven:
 
         :param wrapper: what runs it, as a command line
         """
-        argv = ["unshare", "--user", "--map-root-user", "--net", *wrapper]
+        argv = [*OFFLINE, *wrapper]
         argv += ["sh", self.folder / VERIFY, f"key={key or self.key}"]
         argv += [f"tsa={root}" for root in sorted(self.roots if roots is None else roots)]
         argv += [f"quorum={self.quorum}", *more]

@@ -9,7 +9,7 @@ from longseal.registry.model import EMPTY_CONFIG, OCI_MANIFEST
 from longseal.seal.bundle import MEDIA_TYPE
 from longseal.workspace import utc_now
 from tests.doubles.sigstore import IDENTITY, ISSUER, SigstoreDouble
-from tests.installation import Installation, harvest_all, seal
+from tests.installation import Installation, harvest_all, rule, seal
 
 REPOSITORY = "corp/old"
 SIGNED_AT = datetime(2023, 5, 1, tzinfo=UTC)
@@ -19,13 +19,12 @@ def trust_double(installation: Installation, start: datetime) -> SigstoreDouble:
     """Have the installation trust a Sigstore double, and nothing else, for ``REPOSITORY``."""
     sigstore = SigstoreDouble(start=start)
     (installation.folder / "root.json").write_bytes(sigstore.trusted_root())
-    rule = {"repositories": [REPOSITORY], "predicates": ["**"]}
     installation.write(
         trust={"trusted_root": "root.json"},
         registries=[{"name": "exported", "layout": "registry", "repositories": [REPOSITORY]}],
         # One attachment is all that the repository has.
         retention={"max_share": 100},
-        policy=[{**rule, "identities": [{"issuer": ISSUER, "identity": IDENTITY}]}],
+        policy=[rule({"issuer": ISSUER, "identity": IDENTITY}, "**", REPOSITORY)],
     )
     return sigstore
 
@@ -38,12 +37,16 @@ def harvest_image(
     :param ago: how long before now it was harvested
     :returns: the attestation's manifest
     """
-    image, subject = put_image(installation, REPOSITORY, at)
-    manifest = attach(
-        installation.registry(), REPOSITORY, subject, MEDIA_TYPE, sigstore.attest(image, at=at), {}
-    )
+    manifest = put_attested(installation, sigstore, at)
     harvest_all(installation.workspace(lambda: utc_now() - ago))
     return manifest
+
+
+def put_attested(installation: Installation, sigstore: SigstoreDouble, at: datetime) -> str:
+    """Put an image that was attested at this time into the registry; the attestation's manifest."""
+    image, subject = put_image(installation, REPOSITORY, at)
+    bundle = sigstore.attest(image, at=at)
+    return attach(installation.registry(), REPOSITORY, subject, MEDIA_TYPE, bundle, {})
 
 
 def put_image(installation: Installation, repository: str, at: datetime) -> tuple[str, Descriptor]:

@@ -9,7 +9,7 @@ from tests.bench.comparison import Figure, Figures, Result
 from tests.bench.sealing import PROOFS
 from tests.doubles.sigstore import IDENTITY, ISSUER
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
-from tests.installation import Installation
+from tests.installation import Installation, rule
 
 CPU, MIB, PROOF_BYTES, AGAIN, PROOF_SECONDS = 60, 1024, 1400, 2, 1
 """What is demanded at a million, and so of less."""
@@ -87,13 +87,7 @@ def _recheck(folder: Path, authority: TimestampAuthorityDouble) -> Figures:
     changes = {
         "registries": [{"name": "main", "layout": str(registry)}],
         "trust": {"trusted_root": str(trusted_root)},
-        "policy": [
-            {
-                "repositories": ["corp/*"],
-                "predicates": ["https://stella-ops.example/**"],
-                "identities": [{"issuer": ISSUER, "identity": IDENTITY}],
-            }
-        ],
+        "policy": [rule({"issuer": ISSUER, "identity": IDENTITY})],
     }
     installation = Installation(folder / "recheck", authority, changes)
     (harvested,) = child.harvests(installation.config)

@@ -16,6 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from tests.airflow_home import Airflow
 from tests.chain import QUORUM, Chain, backfilled
+from tests.lab.processes import OFFLINE
 from tests.lab.tools import tool
 from tests.proven import Proven
 
@@ -26,7 +27,6 @@ from longseal.seal.images import statement_folders
 from longseal.seal.keys import public_pem
 from longseal.seal.organisation import anchors_of
 from longseal.seal.proof import verify_chain
-from longseal.seal.proof_folder import prove
 from longseal.seal.published import TRUSTED_ROOT, published, seal_folder
 from longseal.seal.timestamps import verify_token
 from longseal.seal.trusted_root import parse_trusted_root
@@ -41,8 +41,6 @@ CHANGED = MONTHS // 2 + 1
 SHOWN = sorted({1, 2, *range(5, MONTHS, 5), CHANGED - 1, CHANGED, MONTHS - 1, MONTHS})
 """The months whose attestations are proven, ten of thirty."""
 
-OFFLINE = ["unshare", "--user", "--map-root-user", "--net"]
-
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory, airflow: Airflow) -> Iterator[Chain]:
@@ -52,15 +50,8 @@ def chain(tmp_path_factory: pytest.TempPathFactory, airflow: Airflow) -> Iterato
 
 
 @pytest.fixture(scope="module")
-def proofs(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Proven]:
-    """By month, the proof of its attestation."""
-    folder, workspace = tmp_path_factory.mktemp("proofs"), chain.workspace()
-    return {
-        number: Proven.of(
-            prove(workspace, chain.images[number - 1], folder / str(number))[0], workspace
-        )
-        for number in SHOWN
-    }
+def proofs(chain: Chain) -> dict[int, Proven]:
+    return chain.proofs(SHOWN)
 
 
 def test_the_chain_holds_from_the_newest_seal_back_to_the_first(chain: Chain) -> None:

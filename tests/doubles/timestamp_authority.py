@@ -9,7 +9,7 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -180,6 +180,10 @@ class TimestampAuthorityDouble:
         (self.folder / f"{file}.key").write_bytes(pem)
         (self.folder / f"{file}.pem").write_bytes(stamper.chain[0].public_bytes(Encoding.PEM))
         return stamper
+
+    def listed(self, **more: Any) -> dict[str, Any]:
+        """How the settings name it."""
+        return {"url": self.url, "certificates": str(self.chain_path), **more}
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         double = self

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from tests.lab.processes import LabError
+from tests.lab.processes import OFFLINE, LabError
 from tests.lab.registries import Kind, Registry, registry
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ def run_offline(
     files = folder / "commands.json", folder / "results.json"
     files[0].write_text(json.dumps([list(each) for each in commands]))
     port = served.url.rpartition(":")[2]
-    argv = ["unshare", "--user", "--map-root-user", "--net", sys.executable]
+    argv = [*OFFLINE, sys.executable]
     argv += ["-m", "tests.lab.offline", *map(str, files), served.kind, str(served.folder), port]
     path = ":".join(map(str, [*folders, ROOT]))
     environment = {**os.environ, "PYTHONPATH": path}

@@ -16,6 +16,8 @@ from typing import Self
 
 HOST = "127.0.0.1"
 READY_SECONDS = 60
+OFFLINE = ("unshare", "--user", "--map-root-user", "--net")
+"""What runs a command where there is no network."""
 
 
 class LabError(RuntimeError):
@@ -86,7 +88,7 @@ def start(
     """
     log = folder / "logs" / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    prefix = ["unshare", "--user", "--map-root-user", "--net"] if isolated else []
+    prefix = [*OFFLINE] if isolated else []
     if shutil.which("setpriv"):
         prefix += ["setpriv", "--pdeathsig", "KILL", "--"]
     with log.open("ab") as output:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
-from tests.installation import Installation, seal
-from tests.retired import REPOSITORY, SIGNED_AT, harvest_all, put_image, trust_double
+from tests.installation import Installation, harvest_all, seal
+from tests.retired import SIGNED_AT, put_attested, trust_double
 
 from longseal import rebuild
 from longseal.archive import prune
@@ -27,8 +27,6 @@ from longseal.canonical import canonical_json, timestamp
 from longseal.catalog.models import Evidence
 from longseal.cli import main
 from longseal.errors import RefusedError, VerificationError
-from longseal.registry.attach import attach
-from longseal.seal.bundle import MEDIA_TYPE
 from longseal.seal.published import read_seal
 from longseal.settings import load
 from longseal.verify.report import State
@@ -60,9 +58,7 @@ def collect(installation: Installation) -> str:
     """Harvest, in 2023, one attestation of then, and seal it now; its manifest."""
     sigstore = trust_double(installation, datetime(2023, 1, 1, tzinfo=UTC))
     configure(installation)
-    image, subject = put_image(installation, REPOSITORY, SIGNED_AT)
-    bundle = sigstore.attest(image, at=SIGNED_AT)
-    manifest = attach(installation.registry(), REPOSITORY, subject, MEDIA_TYPE, bundle, {})
+    manifest = put_attested(installation, sigstore, SIGNED_AT)
     harvest_all(Workspace(load(installation.config, {}), clock=lambda: COLLECTED))
     harvest_all(installation.workspace())
     seal(installation.workspace(), "r-old")

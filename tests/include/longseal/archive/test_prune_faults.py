@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import update
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
 from tests.installation import Installation, harvest_all, seal
-from tests.retired import REPOSITORY, put_image, trust_double
+from tests.retired import REPOSITORY, harvest_image, put_image, trust_double
 
 from longseal.archive import document, prune
 from longseal.archive.directory import DirectoryArchive
@@ -424,8 +424,5 @@ def test_what_is_not_sealed_yet_is_not_planned(
 ) -> None:
     installation = Installation(tmp_path / "installation", authority)
     sigstore = trust_double(installation, START)
-    image, subject = put_image(installation, REPOSITORY, START)
-    bundle = sigstore.attest(image, at=START + timedelta(minutes=1))
-    attach(installation.registry(), REPOSITORY, subject, MEDIA_TYPE, bundle, {})
-    harvest_all(installation.workspace())
+    harvest_image(installation, sigstore, START)
     assert prune.plan(installation.workspace()) is None

@@ -14,6 +14,7 @@ import pytest
 from tests.doubles.registry import RegistryDouble
 from tests.include.longseal.mirror.conftest import SMALL, blobs, failed, flip, tree
 from tests.installation import Installation, seal
+from tests.lab.processes import OFFLINE
 from tests.lab.tools import tool
 
 from longseal.canonical import parse_object
@@ -113,7 +114,7 @@ def test_the_command_works_with_no_settings_and_no_network(
         " ['verify', home], ['status', home]]\n"
         "sys.exit(max(main(['site', *step]) for step in steps))\n"
     )
-    argv = ["unshare", "--user", "--map-root-user", "--net", sys.executable, "-c", code]
+    argv = [*OFFLINE, sys.executable, "-c", code]
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -14,7 +14,7 @@ from tests.proven import Proven
 
 from longseal.audit.audit import audit
 from longseal.seal.proof import verify_chain
-from longseal.seal.proof_folder import prove, told
+from longseal.seal.proof_folder import told
 from longseal.seal.published import published
 from longseal.verify.report import State
 
@@ -35,15 +35,8 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
 
 
 @pytest.fixture(scope="module")
-def proofs(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Proven]:
-    """By month, the proof of its attestation."""
-    folder, workspace = tmp_path_factory.mktemp("proofs"), chain.workspace()
-    return {
-        number: Proven.of(
-            prove(workspace, chain.images[number - 1], folder / str(number))[0], workspace
-        )
-        for number in SHOWN
-    }
+def proofs(chain: Chain) -> dict[int, Proven]:
+    return chain.proofs(SHOWN)
 
 
 def test_the_chain_holds_from_the_newest_seal_back_to_the_first(chain: Chain) -> None:

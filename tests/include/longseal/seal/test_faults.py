@@ -247,8 +247,7 @@ def test_an_authority_whose_chain_has_expired_stamps_no_seal(
 ) -> None:
     day = timedelta(days=1)
     with TimestampAuthorityDouble(tmp_path / "old", age=3 * day, life=2 * day) as expired:
-        certificates = str(expired.chain_path)
-        harvested.write(timestamps=[{"url": expired.url, "certificates": certificates}])
+        harvested.write(timestamps=[expired.listed()])
         with pytest.raises(TimestampError, match=expired.url):
             seal(harvested.workspace(), PERIOD)
     assert published(harvested.workspace()) == []

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
 from tests.installation import Installation, harvest_all, seal
-from tests.retired import REPOSITORY, put_image, trust_double
+from tests.retired import REPOSITORY, harvest_image, put_attested, put_image, trust_double
 
 from longseal.archive.directory import DirectoryArchive
 from longseal.canonical import digest_of
@@ -125,10 +125,7 @@ def test_a_rerun_reads_as_little_whether_there_are_few_images_or_many(
     installation = Installation(tmp_path / "installation", authority)
     sigstore = trust_double(installation, START)
     for number in range(images):
-        signed = START + timedelta(days=number)
-        image, subject = put_image(installation, REPOSITORY, signed)
-        bundle = sigstore.attest(image, at=signed)
-        attach(installation.registry(), REPOSITORY, subject, MEDIA_TYPE, bundle, {})
+        put_attested(installation, sigstore, START + timedelta(days=number))
     workspace = installation.workspace()
     harvest_all(workspace)
     sealed = seal(workspace, "r-1").sealed
@@ -151,11 +148,8 @@ def test_an_image_that_took_no_statement_gets_it_from_the_rerun(
 ) -> None:
     installation = Installation(tmp_path / "installation", authority)
     sigstore = trust_double(installation, START)
-    image, subject = put_image(installation, REPOSITORY, START)
-    bundle = sigstore.attest(image, at=START + timedelta(days=1))
-    attach(installation.registry(), REPOSITORY, subject, MEDIA_TYPE, bundle, {})
+    harvest_image(installation, sigstore, START)
     workspace = installation.workspace()
-    harvest_all(workspace)
     sealed = seal(workspace, "r-1").sealed
     assert sealed is not None
     sign_images(workspace, sealed)

@@ -1,7 +1,6 @@
 """A quorum that is raised later: what was made before is judged as it was made."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
@@ -21,10 +20,6 @@ from longseal.seal.proof_folder import prove, told
 from longseal.seal.published import published
 from longseal.seal.statement import required
 from longseal.verify.report import State
-
-
-def listed(authority: TimestampAuthorityDouble) -> dict[str, Any]:
-    return {"url": authority.url, "certificates": str(authority.chain_path)}
 
 
 @pytest.fixture(scope="module")

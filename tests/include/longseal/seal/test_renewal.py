@@ -135,10 +135,6 @@ def test_the_warning_comes_ninety_days_ahead() -> None:
     assert require_time([], START) == "nothing is sealed yet"
 
 
-def settings_of(authority: TimestampAuthorityDouble, **more: Any) -> dict[str, Any]:
-    return {"url": authority.url, "certificates": str(authority.chain_path), **more}
-
-
 @pytest.fixture
 def brief(tmp_path: Path) -> Iterator[TimestampAuthorityDouble]:
     """An authority that ends in eighty days."""
@@ -149,7 +145,7 @@ def brief(tmp_path: Path) -> Iterator[TimestampAuthorityDouble]:
 @pytest.fixture
 def ending(harvested: Installation, brief: TimestampAuthorityDouble) -> Installation:
     """A hundred attestations, sealed under that authority."""
-    harvested.write(timestamps=[settings_of(brief)])
+    harvested.write(timestamps=[brief.listed()])
     seal(harvested.workspace(), "r-one")
     return harvested
 
@@ -173,7 +169,7 @@ def test_what_ends_soon_is_due_and_a_renewal_under_another_authority_carries_it_
     assert code == 1
     assert [one["check"] for one in document["checks"] if one["result"] == "failed"] == ["renewal"]
 
-    ending.write(timestamps=[settings_of(brief, retired=True), settings_of(ending.authority)])
+    ending.write(timestamps=[brief.listed(retired=True), ending.authority.listed()])
     code, document = ask(capsys, ending, "reseal", "--renew")
     assert (code, document["due"], document["size"], document["key_operations"]) == (0, 0, 0, 1)
     code, document = ask(capsys, ending, "reseal", "--forecast")
@@ -208,7 +204,7 @@ def test_whoever_writes_other_authorities_beside_a_seal_convinces_no_audit(
     harvested: Installation, brief: TimestampAuthorityDouble
 ) -> None:
     """The file is no subject of the seal: only the settings say which authorities count."""
-    harvested.write(timestamps=[settings_of(brief)])
+    harvested.write(timestamps=[brief.listed()])
     seal(harvested.workspace(), "r-one")
     assert said(harvested, "seal 1") is State.PASSED
     harvested.write()

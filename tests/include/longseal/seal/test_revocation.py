@@ -4,7 +4,6 @@ import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -31,10 +30,6 @@ def told(double: TimestampAuthorityDouble) -> Revocation:
     found = Revocation()
     found.ask(Authority.load(double.url, double.pem, "chain.pem"))
     return found
-
-
-def settings_of(double: TimestampAuthorityDouble, **more: Any) -> list[dict[str, Any]]:
-    return [{"url": double.url, "certificates": str(double.chain_path), **more}]
 
 
 def test_the_issuer_s_list_and_answer_are_kept_as_stock_tools_read_them(
@@ -95,7 +90,7 @@ def test_certificates_that_name_no_place_are_not_asked_about(tmp_path: Path) -> 
 def test_it_lies_beside_the_seal_and_in_the_key_free_list(
     harvested: Installation, telling: TimestampAuthorityDouble
 ) -> None:
-    harvested.write(timestamps=settings_of(telling))
+    harvested.write(timestamps=[telling.listed()])
     seal(harvested.workspace(), "r-one")
     archive = harvested.folder / "archive"
     kept = (archive / "seals" / "000001" / "revocation").iterdir()
@@ -115,7 +110,7 @@ def test_it_lies_beside_the_seal_and_in_the_key_free_list(
 def test_nothing_of_it_stops_a_seal(
     harvested: Installation, telling: TimestampAuthorityDouble
 ) -> None:
-    harvested.write(timestamps=settings_of(telling))
+    harvested.write(timestamps=[telling.listed()])
     reseal = Reseal(harvested.workspace(), "r-one")
     for step in (reseal.freeze, reseal.recheck, reseal.sign):
         step()
@@ -131,6 +126,6 @@ def test_nothing_of_it_stops_a_seal(
 def test_the_settings_can_leave_it_out(
     harvested: Installation, telling: TimestampAuthorityDouble
 ) -> None:
-    harvested.write(timestamps=settings_of(telling, revocation=False))
+    harvested.write(timestamps=[telling.listed(revocation=False)])
     seal(harvested.workspace(), "r-one")
     assert not (harvested.folder / "archive" / "seals" / "000001" / "revocation").exists()
