@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from resource import RUSAGE_CHILDREN, getrusage
+from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -83,13 +83,13 @@ def _harvest(path: str, requests: list[tuple[str, str]], first: bool) -> dict[st
     assert workspace.catalog
     if not first:
         started = time.perf_counter()
-    cpu = _cpu()
+    used = cpu()
     result = harvest.Harvested()
     for batch in harvest.plan(workspace)[0]:
         result.add(harvest.harvest(workspace, batch))
     return {
         "seconds": time.perf_counter() - started,
-        "cpu": _cpu() - cpu,
+        "cpu": cpu() - used,
         "requests": list(requests),
         "main_mib": peak_mib(),
         # Of the largest one, and with what it shares with the main process.
@@ -98,10 +98,13 @@ def _harvest(path: str, requests: list[tuple[str, str]], first: bool) -> dict[st
     }
 
 
-def _cpu() -> float:
-    """CPU seconds of this process, and of the verifying ones that have ended."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+def cpu(*whose: int) -> float:
+    """CPU seconds: of this process, and of those started by it that have ended.
+
+    :param whose: only of these, ``RUSAGE_CHILDREN`` or ``RUSAGE_SELF``
+    """
+    used = map(getrusage, whose or (RUSAGE_SELF, RUSAGE_CHILDREN))
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def peak_mib() -> float:

@@ -5,15 +5,14 @@ import hashlib
 import io
 import json
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from resource import RUSAGE_CHILDREN, getrusage
+from resource import RUSAGE_CHILDREN
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from longseal.canonical import canonical_json, digest_of
@@ -38,10 +37,11 @@ _BLOCK = 1024 * 1024
 @contextmanager
 def fresh(lab: Lab) -> Iterator[Registry]:
     """An empty registry; what it holds goes with it."""
-    folder = Path(tempfile.mkdtemp(dir=lab.folder))
-    with registry("distribution", folder) as running:
+    with (
+        TemporaryDirectory(dir=lab.folder, ignore_cleanup_errors=True) as folder,
+        registry("distribution", Path(folder)) as running,
+    ):
         yield running
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 class Pushes:
@@ -142,11 +142,10 @@ class Pushes:
         return path
 
     def _timed(self, name: str, *argv: str) -> float:
-        before, started = getrusage(RUSAGE_CHILDREN), time.perf_counter()
+        before, started = child.cpu(RUSAGE_CHILDREN), time.perf_counter()
         self.lab.run(*argv)
-        seconds, after = time.perf_counter() - started, getrusage(RUSAGE_CHILDREN)
-        used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        self._note(name, used)
+        seconds = time.perf_counter() - started
+        self._note(name, child.cpu(RUSAGE_CHILDREN) - before)
         return seconds
 
     def _note(self, name: str, processor: float) -> None:

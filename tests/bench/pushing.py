@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 from typing import Any
 
 from longseal.mirror.delivery import deliver
@@ -21,22 +20,16 @@ from longseal.registry.copy import copy_manifest_tree
 from longseal.registry.distribution import DistributionRegistry
 from longseal.settings import load
 from longseal.workspace import Workspace
-from tests.bench.child import peak_mib
-
-
-def _processor() -> float:
-    return sum(
-        used.ru_utime + used.ru_stime for used in map(getrusage, (RUSAGE_SELF, RUSAGE_CHILDREN))
-    )
+from tests.bench.child import cpu, peak_mib
 
 
 def _measured(do: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    processor, started = _processor(), time.perf_counter()
+    processor, started = cpu(), time.perf_counter()
     found = do()
     return {
         **found,
         "seconds": time.perf_counter() - started,
-        "processor": _processor() - processor,
+        "processor": cpu() - processor,
         "mib": peak_mib(),
     }
 
