@@ -331,12 +331,12 @@ def _delete(
 
     def of_image(members: Sequence[Item]) -> list[Item]:
         name, repository, image = members[0].place[:3]
-        registry, removal = workspace.registry(name), removals[name]
+        removal = removals[name]
         gone: dict[Item, Manifest | None] = {}
         for item in members:
             if item.place in begun.missing:
                 continue
-            found = registry.manifest(repository, item.manifest)
+            found = removal.registry.manifest(repository, item.manifest)
             if found is not None:
                 going = [row for row in rows[item.place] if row.leaf_hash in item.leaves]
                 if late or holding(in_force(), going) is not None:

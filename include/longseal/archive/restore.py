@@ -58,6 +58,7 @@ def restore(
     if not rows:
         where = f" from {registry}" if registry else ""
         raise RefusedError(f"nothing that {digest} names was pruned{where}")
+    found = archived(workspace, rows)
     back: list[Evidence] = []
     failed: dict[str, str] = {}
     for (source, repository, image, manifest), group in groupby(
@@ -65,7 +66,6 @@ def restore(
     ):
         members = list(group)
         try:
-            found = archived(workspace, members)
             put_back(workspace.registry(source), image, members, found, dry_run)
         except (RefusedError, RegistryError) as err:
             failed[f"{source}/{repository}@{image} {manifest}"] = str(err)
@@ -83,8 +83,8 @@ def restore(
 def archived(workspace: Workspace, rows: Sequence[Evidence]) -> dict[str, bytes]:
     """By digest, the manifests and the layers of ``rows`` that the packs have."""
     found: dict[str, bytes] = {}
+    leaves = {row.leaf for row in rows}
     for pack in sorted({row.pack for row in rows}):
-        leaves = {row.leaf for row in rows}
         for item in load_pack(workspace.archive, pack):
             if item.leaf.line().decode() in leaves:
                 found[item.leaf.manifest] = item.manifest
