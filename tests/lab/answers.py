@@ -11,6 +11,15 @@ from longseal.catalog.catalog import Catalog
 
 EVER: Final = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 
+TABLES: Final = (
+    models.Pack,
+    models.Image,
+    models.Evidence,
+    models.Seal,
+    models.ImageStatement,
+    models.Delivery,
+)
+
 WRITES: Final = frozenset(
     {
         *("open", "session", "replaced"),
@@ -60,17 +69,7 @@ def answers(catalog: Catalog) -> dict[str, Any]:
         "pack": {digest: _plain(catalog.pack(digest)) for digest in catalog.packs()},
         "packs": catalog.packs(),
         "claimed_packs": catalog.claimed_packs(),
-        "every": {
-            table.__tablename__: _plain(catalog.every(table))
-            for table in (
-                models.Pack,
-                models.Image,
-                models.Evidence,
-                models.Seal,
-                models.ImageStatement,
-                models.Delivery,
-            )
-        },
+        "every": {table.__tablename__: _plain(catalog.every(table)) for table in TABLES},
         "unproven": _plain(catalog.unproven(9, 10_000)),
         "packs_signed_by": {
             signer: catalog.packs_signed_by(*signer, *EVER, None) for signer in signers

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import delete, update
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
 from tests.installation import Installation, seal
+from tests.lab.answers import TABLES
 from tests.retired import REPOSITORY, SIGNED_AT, harvest_image, retire, trust_double
 
 from longseal import judgement, rebuild
@@ -29,14 +30,6 @@ from longseal.seal.images import attach_images, sign_images
 from longseal.verify.report import State
 from longseal.workspace import Workspace
 
-TABLES = (
-    models.Pack,
-    models.Image,
-    models.Evidence,
-    models.Seal,
-    models.ImageStatement,
-    models.Delivery,
-)
 ONLY_IN_THE_CATALOG = {"id", "claimed_at", "judged", "proof_tries"}
 """Surrogate keys, when a pack was claimed, and what is done again: judged, and asked of a log."""
 
