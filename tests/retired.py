@@ -1,6 +1,9 @@
 """Evidence of the past, and an image whose one attestation is past its retention."""
 
+import json
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 
 from longseal.canonical import canonical_json, digest_of, timestamp
 from longseal.registry.attach import EMPTY, attach
@@ -13,6 +16,21 @@ from tests.installation import Installation, harvest_all, rule, seal
 
 REPOSITORY = "corp/old"
 SIGNED_AT = datetime(2023, 5, 1, tzinfo=UTC)
+
+
+RULE: Final = {
+    "repositories": ["*/*"],
+    "classes": ["default.verified"],
+    "maxCount": 10,
+    "maxShare": 100,
+}
+"""Of an approval policy: whatever :func:`retire` puts there needs nobody."""
+
+
+def approval_policy(*rules: Mapping[str, Any], days: int = 30, **more: Any) -> bytes:
+    """An approval policy of these rules, for so many days from now on."""
+    until = timestamp(utc_now().replace(microsecond=0) + timedelta(days=days))
+    return json.dumps({"rules": list(rules), "validUntil": until, **more}).encode()
 
 
 def trust_double(installation: Installation, start: datetime) -> SigstoreDouble:

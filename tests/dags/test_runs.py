@@ -2,7 +2,6 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,16 +9,14 @@ from tests.airflow_home import HOME, Airflow
 from tests.doubles.registry import RegistryDouble
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
 from tests.installation import EXAMPLES, Installation
-from tests.retired import REPOSITORY, retire
+from tests.retired import REPOSITORY, RULE, approval_policy, retire
 
 from longseal.archive import prune
 from longseal.archive.approval import sign_policy
-from longseal.canonical import canonical_json, timestamp
 from longseal.registry.copy import copy_manifest_tree
 from longseal.registry.discovery import discover
 from longseal.registry.distribution import DistributionRegistry
 from longseal.registry.layout import LayoutRegistry
-from longseal.workspace import utc_now
 
 PASSWORD = "correct-horse-battery"
 REMOTE = "corp/a-svc1"
@@ -241,10 +238,9 @@ def test_what_the_signed_policy_approves_waits_for_nobody(
     airflow: Airflow, installation: Installation
 ) -> None:
     manifest = retire(installation)
-    rule = {"repositories": ["corp/*"], "classes": ["default.*"], "maxCount": 9, "maxShare": 100}
-    until = timestamp(utc_now() + timedelta(days=9))
     signed = sign_policy(
-        installation.workspace(), canonical_json({"rules": [rule], "validUntil": until})
+        installation.workspace(),
+        approval_policy({**RULE, "repositories": ["corp/*"], "classes": ["default.*"]}),
     )
     runs = run(airflow, installation, {"dag": "prune"})
     assert runs.tasks("prune") == {**PRUNED, "restore": "skipped"}

@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
 from tests.installation import Installation
-from tests.retired import REPOSITORY, retire
+from tests.retired import REPOSITORY, RULE, approval_policy, retire
 
 from longseal.archive import prune
 from longseal.archive.approval import policy_in_force, require_approved, sign_policy
 from longseal.archive.document import Document
 from longseal.archive.tombstones import tombstones
-from longseal.canonical import timestamp
 from longseal.cli import main
 from longseal.errors import MalformedError, PermanentError, RefusedError, VerificationError
 from longseal.seal.ceremony import BUNDLE, STATEMENT, Ceremony
@@ -22,18 +21,6 @@ from longseal.seal.published import predicate_type, published
 from longseal.seal.statement import Statement, Subject
 from longseal.settings import load
 from longseal.workspace import Workspace, utc_now
-
-RULE = {
-    "repositories": ["*/*"],
-    "classes": ["default.verified"],
-    "maxCount": 10,
-    "maxShare": 100,
-}
-
-
-def policy(*rules: dict[str, Any], days: int = 30, **more: Any) -> bytes:
-    until = timestamp(utc_now().replace(microsecond=0) + timedelta(days=days))
-    return json.dumps({"rules": list(rules), "validUntil": until, **more}).encode()
 
 
 @pytest.fixture
@@ -51,7 +38,7 @@ def test_a_plan_that_a_signed_policy_names_needs_nobody(
 ) -> None:
     installation, manifest, digest = planned
     workspace = installation.workspace()
-    signed = sign_policy(workspace, policy(RULE))
+    signed = sign_policy(workspace, approval_policy(RULE))
     assert signed["key_operations"] == 1
     prune.execute(workspace, digest, None)
     assert installation.registry().manifest(REPOSITORY, manifest) is None
@@ -77,7 +64,7 @@ def test_a_plan_that_no_rule_names_needs_somebody(
     planned: tuple[Installation, str, str], change: dict[str, Any], reason: str
 ) -> None:
     installation, manifest, digest = planned
-    sign_policy(installation.workspace(), policy(RULE | change))
+    sign_policy(installation.workspace(), approval_policy(RULE | change))
     with pytest.raises(RefusedError, match=reason):
         prune.execute(installation.workspace(), digest, None)
     assert installation.registry().manifest(REPOSITORY, manifest) is not None
@@ -88,18 +75,18 @@ def test_counts_and_shares_are_bounds(planned: tuple[Installation, str, str]) ->
     installation, _, digest = planned
     workspace = installation.workspace()
     items = Document.parse(workspace.kept(digest)).items
-    sign_policy(workspace, policy(RULE | {"maxCount": 1}))
+    sign_policy(workspace, approval_policy(RULE | {"maxCount": 1}))
     require_approved(workspace, items)
     with pytest.raises(RefusedError, match="takes 1 at most, the plan has 2"):
         require_approved(workspace, [*items, *items])
-    sign_policy(workspace, policy(RULE | {"maxShare": 99}))
+    sign_policy(workspace, approval_policy(RULE | {"maxShare": 99}))
     with pytest.raises(RefusedError, match=r"99 % of a repository at most.* 1 of 1"):
         require_approved(workspace, items)
 
 
 def test_a_policy_approves_nothing_after_its_date(planned: tuple[Installation, str, str]) -> None:
     installation, manifest, digest = planned
-    sign_policy(installation.workspace(), policy(RULE, days=2))
+    sign_policy(installation.workspace(), approval_policy(RULE, days=2))
     later = Workspace(load(installation.config, {}), clock=lambda: utc_now() + timedelta(days=3))
     with pytest.raises(RefusedError, match="approval policy ended at"):
         prune.execute(later, digest, None)
@@ -111,10 +98,10 @@ def test_the_newest_policy_counts_also_where_it_takes_all_back(
 ) -> None:
     installation, _, digest = planned
     workspace = installation.workspace()
-    first = policy(RULE)
+    first = approval_policy(RULE)
     assert sign_policy(workspace, first)["version"] == 1
     assert sign_policy(workspace, b" " + first)["key_operations"] == 0
-    assert sign_policy(workspace, policy())["version"] == 2
+    assert sign_policy(workspace, approval_policy())["version"] == 2
     with pytest.raises(RefusedError, match="no rule for"):
         prune.execute(workspace, digest, None)
     assert sign_policy(workspace, first)["version"] == 3
@@ -128,7 +115,7 @@ def test_a_policy_that_is_not_signed_approves_nothing(
     workspace = installation.workspace()
     with pytest.raises(RefusedError, match="no approval policy is signed"):
         prune.execute(workspace, digest, None)
-    sign_policy(workspace, policy(RULE))
+    sign_policy(workspace, approval_policy(RULE))
     bundle = installation.folder / "archive/approvals/0001/bundle.sigstore.json"
     forged = json.loads(bundle.read_bytes())
     forged["dsseEnvelope"]["signatures"][0]["sig"] = "MAUCAQECAAA="
@@ -150,7 +137,7 @@ def test_a_policy_beside_a_bundle_of_something_else_approves_nothing(
 ) -> None:
     installation, manifest, digest = planned
     workspace = installation.workspace()
-    forged = workspace.keep(policy(RULE))
+    forged = workspace.keep(approval_policy(RULE))
     statement = Statement(
         (Subject.of(workspace.kept(forged)),),
         predicate_type(workspace, "approval-policy"),
@@ -168,8 +155,8 @@ def test_an_earlier_policy_does_not_come_back_under_a_later_number(
 ) -> None:
     installation, manifest, digest = planned
     workspace = installation.workspace()
-    sign_policy(workspace, policy(RULE))
-    sign_policy(workspace, policy())
+    sign_policy(workspace, approval_policy(RULE))
+    sign_policy(workspace, approval_policy())
     of = Ceremony(workspace, "approvals/0001" if genuine else "approvals/0002")
     earlier = Ceremony(workspace, "approvals/0001")
     plant(installation, 3, earlier.statement(), of.bundle())
@@ -189,17 +176,17 @@ def test_nobody_passes_for_a_policy(planned: tuple[Installation, str, str]) -> N
     [
         b"[]",
         b"{}",
-        policy(RULE, more=1),
-        policy({**RULE, "more": 1}),
-        policy({name: value for name, value in RULE.items() if name != "maxShare"}),
-        policy({**RULE, "repositories": []}),
-        policy({**RULE, "repositories": "*/*"}),
-        policy({**RULE, "classes": [""]}),
-        policy({**RULE, "maxCount": 0}),
-        policy({**RULE, "maxCount": True}),
-        policy({**RULE, "maxShare": 101}),
-        policy(*[RULE] * 101),
-        policy(RULE, validUntil="tomorrow"),
+        approval_policy(RULE, more=1),
+        approval_policy({**RULE, "more": 1}),
+        approval_policy({name: value for name, value in RULE.items() if name != "maxShare"}),
+        approval_policy({**RULE, "repositories": []}),
+        approval_policy({**RULE, "repositories": "*/*"}),
+        approval_policy({**RULE, "classes": [""]}),
+        approval_policy({**RULE, "maxCount": 0}),
+        approval_policy({**RULE, "maxCount": True}),
+        approval_policy({**RULE, "maxShare": 101}),
+        approval_policy(*[RULE] * 101),
+        approval_policy(RULE, validUntil="tomorrow"),
     ],
 )
 def test_what_is_no_policy_is_not_signed(installation: Installation, document: bytes) -> None:
@@ -211,7 +198,7 @@ def test_what_is_no_policy_is_not_signed(installation: Installation, document: b
 @pytest.mark.parametrize("days", [-1, 401])
 def test_a_policy_ends_within_400_days(installation: Installation, days: int) -> None:
     with pytest.raises(RefusedError, match="validUntil"):
-        sign_policy(installation.workspace(), policy(RULE, days=days))
+        sign_policy(installation.workspace(), approval_policy(RULE, days=days))
 
 
 def test_the_command_signs_shows_and_goes_by_the_policy(
@@ -225,7 +212,7 @@ def test_the_command_signs_shows_and_goes_by_the_policy(
 
     config = ["--config", str(installation.config)]
     file = installation.folder / "approval.json"
-    file.write_bytes(policy(RULE))
+    file.write_bytes(approval_policy(RULE))
     assert main(["approval", "show", *config, "--json"]) == 0
     assert printed() == {"policy": None}
     assert main(["approval", "sign", str(file), *config, "--json"]) == 0

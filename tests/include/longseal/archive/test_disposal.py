@@ -10,7 +10,7 @@ import pytest
 import yaml
 from tests.doubles.timestamp_authority import TimestampAuthorityDouble
 from tests.installation import Installation, harvest_all, seal
-from tests.retired import SIGNED_AT, put_attested, trust_double
+from tests.retired import RULE, SIGNED_AT, approval_policy, put_attested, trust_double
 
 from longseal import rebuild
 from longseal.archive import prune
@@ -23,7 +23,6 @@ from longseal.archive.restore import restore
 from longseal.archive.tombstones import tombstones
 from longseal.audit.audit import audit
 from longseal.audit.comparison import compare
-from longseal.canonical import canonical_json, timestamp
 from longseal.catalog.models import Evidence
 from longseal.cli import main
 from longseal.errors import RefusedError, VerificationError
@@ -213,9 +212,7 @@ def test_a_pack_of_which_a_part_is_not_due_stays_whole(
 def test_a_policy_never_approves_a_disposal(pruned: tuple[Installation, Evidence]) -> None:
     installation, row = pruned
     workspace = installation.workspace()
-    rule = {"repositories": ["**"], "classes": ["*"], "maxCount": 9, "maxShare": 100}
-    until = timestamp(workspace.now() + timedelta(days=9))
-    sign_policy(workspace, canonical_json({"rules": [rule], "validUntil": until}))
+    sign_policy(workspace, approval_policy({**RULE, "repositories": ["**"], "classes": ["*"]}))
     planned = plan_disposal(workspace)
     assert planned is not None
     with pytest.raises(RefusedError, match="no policy approves a disposal"):

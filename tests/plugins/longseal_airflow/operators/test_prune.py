@@ -1,15 +1,13 @@
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from tests.installation import Installation
 from tests.plugins.conftest import Take
-from tests.retired import REPOSITORY, retire
+from tests.retired import REPOSITORY, RULE, approval_policy, retire
 
 from longseal.archive.approval import sign_policy
-from longseal.canonical import canonical_json, timestamp
-from longseal.workspace import utc_now
 from longseal_airflow.operators.prune import (
     LongsealApprovalOperator,
     LongsealPlanPruneOperator,
@@ -100,15 +98,13 @@ def test_what_the_signed_policy_names_is_carried_out_and_nobody_is_asked(
     take: Take, installation: Installation
 ) -> None:
     manifest = retire(installation)
-    rule = {"repositories": ["**"], "classes": ["*"], "maxCount": 9, "maxShare": 100}
-    until = timestamp(utc_now() + timedelta(days=9))
-    document = canonical_json({"rules": [rule], "validUntil": until})
+    document = approval_policy({**RULE, "repositories": ["**"], "classes": ["*"]})
     signed = sign_policy(installation.workspace(), document)
     planned = take(LongsealPlanPruneOperator)
     assert planned["policy"] == signed["policy"]
     approval = take(LongsealApprovalOperator, subject="?", policy=planned["policy"])
     # It may have been taken back meanwhile: what counts is the one in force then.
-    sign_policy(installation.workspace(), canonical_json({"rules": [], "validUntil": until}))
+    sign_policy(installation.workspace(), approval_policy())
     with pytest.raises(AirflowFailException, match="no rule for"):
         take(LongsealPruneOperator, plan=planned["plan"], approval=approval)
     assert installation.registry().manifest(REPOSITORY, manifest) is not None
