@@ -115,14 +115,14 @@ class Installation:
         for name in FILES_OF_RUNS:
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         FileSigner.create(self.folder / "org.pem")
-        self.write(**self.changes)
+        self.write()
 
     @property
     def config(self) -> Path:
         return self.folder / "longseal.yaml"
 
     def write(self, **changes: Any) -> None:
-        """Write the settings, with ``changes``."""
+        """Write the settings, with ``changes`` above those that it was made with."""
         ours = {
             "trust": {"trusted_root": str(EXAMPLES / "trusted_root.json")},
             "harvest": None,
@@ -132,7 +132,7 @@ class Installation:
                 {"name": "ship", "kind": "volume", "path": "ship", "repositories": ["corp/*"]}
             ],
         }
-        self.config.write_bytes(_written(settings(SIGNER, **{**ours, **changes})))
+        self.config.write_bytes(_written(settings(SIGNER, **{**ours, **self.changes, **changes})))
 
     def copy(self, folder: Path) -> "Installation":
         """The same, as it is now, in another folder."""

@@ -6,7 +6,7 @@ Where something is not installed they skip with the reason, or fail with `LONGSE
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,6 +29,35 @@ class Bucket:
 
     server: S3
     name: str
+
+    def archive(self, lock: str) -> dict[str, str]:
+        """``archive`` of the settings, where the environment has :attr:`login`."""
+        return {
+            "kind": "s3",
+            "bucket": self.name,
+            "prefix": "longseal/",
+            "endpoint": self.server.endpoint,
+            "region": self.server.region,
+            "lock": lock,
+            "access_key_env": "LONGSEAL_LAB_ACCESS_KEY",
+            "secret_key_env": "LONGSEAL_LAB_SECRET_KEY",
+        }
+
+    @property
+    def login(self) -> dict[str, str]:
+        """The credentials, by the names that the settings give them."""
+        return {
+            "LONGSEAL_LAB_ACCESS_KEY": self.server.access_key,
+            "LONGSEAL_LAB_SECRET_KEY": self.server.secret_key,
+        }
+
+    @contextmanager
+    def logged_in(self) -> Iterator[None]:
+        """Have this process's environment tell them."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self.login.items():
+                patch.setenv(name, value)
+            yield
 
 
 @pytest.fixture(scope="session")

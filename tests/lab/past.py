@@ -35,9 +35,6 @@ KEPT: Final = Duration(24, "month")
 SHORT, _, LONG = PREDICATE_TYPES
 """What is kept for 24 months, and what for ten years."""
 
-PREFIX: Final = "longseal/"
-"""What every key in the bucket begins with."""
-
 _YEAR: Final = 12
 
 
@@ -118,7 +115,6 @@ def past(
 ) -> Iterator[Past]:
     """Make it in ``folder``; its timestamp authority answers while it is open.
 
-    :param bucket: its login is in LONGSEAL_PAST_ACCESS_KEY and LONGSEAL_PAST_SECRET_KEY
     :param months: how many of the 60 there are, from the first on
     """
     now = utc_now()
@@ -126,6 +122,7 @@ def past(
     clocks: list[Callable[[], datetime]] = [clock]
     names = list(registries)
     with ExitStack() as stack:
+        stack.enter_context(bucket.logged_in())
         authority = stack.enter_context(
             TimestampAuthorityDouble(folder / "tsa", clock=lambda: clocks[-1]())
         )
@@ -134,16 +131,7 @@ def past(
             folder / "installation",
             authority,
             {
-                "archive": {
-                    "kind": "s3",
-                    "bucket": bucket.name,
-                    "prefix": PREFIX,
-                    "endpoint": bucket.server.endpoint,
-                    "region": bucket.server.region,
-                    "lock": "compliance",
-                    "access_key_env": "LONGSEAL_PAST_ACCESS_KEY",
-                    "secret_key_env": "LONGSEAL_PAST_SECRET_KEY",
-                },
+                "archive": bucket.archive("compliance"),
                 "trust": {"trusted_root": "root.json"},
                 "registries": [
                     {"name": name, "url": registry.url, "repositories": [REPOSITORY]}

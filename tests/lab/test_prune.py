@@ -45,11 +45,8 @@ def made(
     registries = dict(
         zip(KINDS, (docker_registry, distribution_registry, referrers_registry), strict=True)
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LONGSEAL_PAST_ACCESS_KEY", s3_server.access_key)
-        patch.setenv("LONGSEAL_PAST_SECRET_KEY", s3_server.secret_key)
-        with past(tmp_path_factory.mktemp("past"), bucket, registries) as found:
-            yield found
+    with past(tmp_path_factory.mktemp("past"), bucket, registries) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

@@ -91,7 +91,7 @@ class World:
     """
 
     past: Past
-    bucket: str
+    bucket: Bucket
     client: Any
     plan: str
     members: frozenset[tuple[str, str]]
@@ -118,11 +118,11 @@ class World:
         """Readable whole, and locked: by the store's own word, not by Longseal's."""
         client = self.client
         found: set[tuple[str, str]] = set()
-        for page in client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket):
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket.name):
             for key in (item["Key"] for item in page.get("Contents", ())):
                 if (named := _PACK.fullmatch(key)) is None:
                     continue
-                place = {"Bucket": self.bucket, "Key": key}
+                place = {"Bucket": self.bucket.name, "Key": key}
                 data = client.get_object(**place)["Body"].read()
                 until = client.head_object(**place).get("ObjectLockRetainUntilDate")
                 locked = until is not None and until > datetime.now(UTC)
@@ -133,8 +133,7 @@ class World:
 
     def run(self, die: float | None = None) -> int | None:
         """Prune; how the process ended, as :class:`subprocess.Popen` says it."""
-        login = {name: os.environ[name] for name in os.environ if name.startswith("LONGSEAL_PAST")}
-        given = (self.past.installation.config, login, self.plan, die)
+        given = (self.past.installation.config, self.bucket.login, self.plan, die)
         process = _FORKS.Process(target=prune_in, args=given)
         process.start()
         process.join(120)
@@ -157,7 +156,7 @@ def _copy(source: Path, target: Path) -> None:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("killed")
-    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+    with ExitStack() as stack:
         try:
             registry = stack.enter_context(
                 registries.registry("docker_registry", folder / "registry")
@@ -167,8 +166,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             go_without(str(error))
         server.create_bucket("killed")
         bucket = Bucket(server, "killed")
-        patch.setenv("LONGSEAL_PAST_ACCESS_KEY", server.access_key)
-        patch.setenv("LONGSEAL_PAST_SECRET_KEY", server.secret_key)
         made = stack.enter_context(past(folder, bucket, {"main": registry}, IMAGES))
         of_workspace = made.workspace().registry("main")
         for number, dated in enumerate(made.images):
@@ -184,7 +181,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         links = folder / "registry/storage/docker/registry/v2/repositories"
         found = World(
             past=made,
-            bucket=bucket.name,
+            bucket=bucket,
             client=server.client(),
             plan=planned.digest,
             members=frozenset(),

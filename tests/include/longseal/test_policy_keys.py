@@ -135,11 +135,11 @@ def test_taken_in_from_a_file_it_is_judged_by_the_same_rule(
 
 
 def test_a_rule_that_names_another_key_no_longer_accepts_it(harvested: Installation) -> None:
-    harvested.write(**harvested.changes | {"policy": trusting("p256", "ed25519")})
+    harvested.write(policy=trusting("p256", "ed25519"))
     workspace = harvested.workspace()
     assert judgement.apply(workspace).counts == {"verified to rejected": 2}
     assert signers(workspace) == of("p256", "ed25519")
-    harvested.write(**harvested.changes)
+    harvested.write()
     outcomes = judgement.apply(harvested.workspace())
     assert outcomes.counts == {"rejected to verified": 2}
     assert {change["key"] for change in outcomes.changes} == {
@@ -288,7 +288,7 @@ def test_evidence_by_a_key_verifies_by_its_digest_and_at_the_site(
     assert "by the key sha256:" in capsys.readouterr().out
     with RegistryDouble() as double:
         site = {"name": "plant", "kind": "registry", "url": double.url, "repositories": ["corp/*"]}
-        harvested.write(**harvested.changes | {"sites": [site]})
+        harvested.write(sites=[site])
         workspace = harvested.workspace()
         done = mirror(workspace, workspace.settings.site("plant"))
         assert (done["images"], done["failed"]) == (1, {})

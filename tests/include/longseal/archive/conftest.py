@@ -30,24 +30,9 @@ def on_s3(
     tmp_path: Path, authority: TimestampAuthorityDouble, s3_bucket: Bucket
 ) -> Iterator[Installation]:
     """An installation whose archive is a fresh bucket of a real S3 server, compliance lock."""
-    installation, server = Installation(tmp_path / "installation", authority), s3_bucket.server
-    archive = {
-        "kind": "s3",
-        "bucket": s3_bucket.name,
-        "prefix": "longseal/",
-        "endpoint": server.endpoint,
-        "region": server.region,
-        "lock": "compliance",
-        "access_key_env": "ARCHIVE_ACCESS_KEY",
-        "secret_key_env": "ARCHIVE_SECRET_KEY",
-    }
-    write = installation.write
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ARCHIVE_ACCESS_KEY", server.access_key)
-        patch.setenv("ARCHIVE_SECRET_KEY", server.secret_key)
-        patch.setattr(installation, "write", lambda **more: write(archive=archive, **more))
-        installation.write()
-        yield installation
+    archive = s3_bucket.archive("compliance")
+    with s3_bucket.logged_in():
+        yield Installation(tmp_path / "installation", authority, {"archive": archive})
 
 
 @pytest.fixture(params=["directory", pytest.param("s3", marks=pytest.mark.lab)])

@@ -75,22 +75,9 @@ def retired(
     """One attestation of 2023, harvested and sealed; where it is archived, and its manifest."""
     bucket = Bucket(s3_server, "tampered")
     s3_server.create_bucket(bucket.name)
-    installation = Installation(tmp_path_factory.mktemp("tampered") / "installation", authority)
-    archive = {
-        "kind": "s3",
-        "bucket": bucket.name,
-        "prefix": "longseal/",
-        "endpoint": s3_server.endpoint,
-        "region": s3_server.region,
-        "lock": "governance",
-        "access_key_env": "TAMPERED_ACCESS_KEY",
-        "secret_key_env": "TAMPERED_SECRET_KEY",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TAMPERED_ACCESS_KEY", s3_server.access_key)
-        patch.setenv("TAMPERED_SECRET_KEY", s3_server.secret_key)
-        write = installation.write
-        patch.setattr(installation, "write", lambda **more: write(archive=archive, **more))
+    folder = tmp_path_factory.mktemp("tampered") / "installation"
+    with bucket.logged_in():
+        installation = Installation(folder, authority, {"archive": bucket.archive("governance")})
         yield installation, bucket, retire(installation)
 
 
