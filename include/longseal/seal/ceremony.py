@@ -47,8 +47,15 @@ MAX_STATEMENT_BYTES: Final = 8 * 1024 * 1024
 
 STATEMENT: Final = "statement.json"
 BUNDLE: Final = "bundle.sigstore.json"
-SIGNED: Final = ("seals/", "deliveries/", "prunes/", "deletions/", "approvals/", "keys/")
-"""Below what the archive keeps all that the organisation's keys sign."""
+SIGNED: Final = {
+    "seals/": "seal",
+    "deliveries/": "inventory",
+    "prunes/": "prune-plan",
+    "deletions/": "deletion",
+    "approvals/": "approval-policy",
+    "keys/": "key-set",
+}
+"""Below what the archive keeps all that the organisation's keys sign, and what kind that is."""
 
 RECEIPTS: Final = "receipts/"
 """Below what it keeps the delivery receipts, which sites sign."""
@@ -125,7 +132,10 @@ class Ceremony:
         :returns: how many key operations it took: one, or none
         :raises SignerError: the key is not the pinned one, or its signature does not hold
         :raises RefusedError: the run has spent its key operations
+        :raises VerificationError: what is claimed is of another kind than belongs there
         """
+        # Whoever writes into the archive may claim a folder before us, and no more than that.
+        Statement.parse(self.statement()).require_kind(self._kind)
         message = pae(PAYLOAD_TYPE, self.statement())
         if self.signed:
             verify_signature(self._public_key(), self.signature(), message)
@@ -223,7 +233,7 @@ class Ceremony:
             self._tokens(),
             self._entry() if self._has(_ENTRY) else None,
         )
-        check_bundle(self._workspace, bundle, keys=self._keys)
+        check_bundle(self._workspace, bundle, self._kind, self._keys)
         self._workspace.store(self._key(BUNDLE), bundle)
         return bundle
 
@@ -239,6 +249,12 @@ class Ceremony:
     def bundle(self) -> bytes:
         """The finished bundle."""
         return self._workspace.archive.get(self._key(BUNDLE))
+
+    @property
+    def _kind(self) -> str:
+        """What is signed here; a seal's image statements are kept below it."""
+        top, _, rest = self.folder.partition("/")
+        return "image" if "/images/" in rest else SIGNED[f"{top}/"]
 
     def _public_key(self) -> PublicKey:
         named = Statement.parse(self.statement()).predicate.get("keyid")

@@ -18,7 +18,7 @@ from tests.proven import Proven
 
 from longseal import cli
 from longseal.audit.audit import audit
-from longseal.canonical import canonical_json, digest_of
+from longseal.canonical import canonical_json, digest_of, timestamp
 from longseal.errors import ConflictError, VerificationError
 from longseal.registry.attach import EMPTY, attach
 from longseal.registry.distribution import DistributionRegistry
@@ -27,12 +27,12 @@ from longseal.seal.bundle import MEDIA_TYPE, format_key_bundle, parse_key_bundle
 from longseal.seal.ceremony import BUNDLE, Ceremony, seal_trusted_root
 from longseal.seal.images import attach_images, places_of, sign_images, statement_folders
 from longseal.seal.keys import fingerprint, public_pem
-from longseal.seal.organisation import anchors_of, key_set
+from longseal.seal.organisation import anchors_of, key_set, signed_as
 from longseal.seal.proof import Anchors, verify_chain, verify_seal
 from longseal.seal.proof_folder import prove
-from longseal.seal.published import SEAL, Published, read_seal, seal_folder
+from longseal.seal.published import SEAL, Published, predicate_type, read_seal, seal_folder
 from longseal.seal.signers.interface import PublicKey
-from longseal.seal.statement import PAYLOAD_TYPE, Statement, pae
+from longseal.seal.statement import PAYLOAD_TYPE, Statement, Subject, pae
 from longseal.verify.report import State
 from longseal.workspace import Workspace
 
@@ -227,6 +227,27 @@ def test_no_public_images_statement_names_a_private_image(harvested: Installatio
         assert all(one.name is None for one in named)
         others = private if row.source == "open" else public
         assert not {f"sha256:{one.digest['sha256']}" for one in named} & others
+
+
+@pytest.mark.parametrize(
+    "folder", ["seals/000001/1", "seals/000001/images/0001", "prunes/aa/1", "deletions/aa"]
+)
+def test_what_somebody_claimed_is_not_signed_where_another_kind_belongs(
+    harvested: Installation, folder: str
+) -> None:
+    """Whoever writes into the archive has the key sign no approval in place of something else."""
+    workspace = harvested.workspace()
+    subject = Subject.of(b"{}", "approval-policy.json")
+    kind = predicate_type(workspace, "approval-policy")
+    until = timestamp(workspace.now())
+    predicate = {"version": 1, "validUntil": until, **signed_as(workspace)}
+    ceremony = Ceremony(workspace, folder)
+    ceremony.claim(Statement((subject,), kind, predicate).format())
+    before = harvested.key_operations()
+    with pytest.raises(VerificationError, match=r"statement, found .*/approval-policy/v1"):
+        ceremony.sign()
+    assert harvested.key_operations() == before
+    assert not ceremony.signed
 
 
 def test_nothing_but_an_image_statement_has_an_image_as_its_subject(
