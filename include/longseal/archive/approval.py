@@ -119,9 +119,11 @@ def sign_policy(workspace: Workspace, document: bytes) -> dict[str, Any]:
         )
     version, operations = 1, 0
     while (ceremony := _ceremony(workspace, version)).claimed:
-        if not ceremony.finished:
-            operations += ceremony.run(ceremony.statement()).operations
+        # What was claimed with another document and not finished never comes into force.
         if ceremony.document() == document and not _ceremony(workspace, version + 1).claimed:
+            if not ceremony.finished:
+                _require_version(Statement.parse(ceremony.statement()), version)
+                operations += ceremony.run(ceremony.statement()).operations
             break
         version += 1
     else:
@@ -154,11 +156,7 @@ def policy_in_force(workspace: Workspace) -> Signed | None:
         return None
     bundle = _ceremony(workspace, newest).bundle()
     statement = check_bundle(workspace, bundle, "approval-policy")
-    if statement.predicate.get("version") != newest:
-        raise VerificationError(
-            f"expected version {newest} of the approval policy in {_FOLDER}/{newest:04}, found"
-            f" another: somebody moved it there"
-        )
+    _require_version(statement, newest)
     document = workspace.kept(statement.subjects[0].sha256)
     return Signed(newest, digest_of(document), ApprovalPolicy.parse(document))
 
@@ -203,6 +201,14 @@ def require_approved(workspace: Workspace, items: Sequence[Item]) -> Signed:
                 " somebody has to approve it"
             )
     return signed
+
+
+def _require_version(statement: Statement, version: int) -> None:
+    if statement.predicate.get("version") != version:
+        raise VerificationError(
+            f"expected version {version} of the approval policy in {_FOLDER}/{version:04}, found"
+            " another: somebody put it there"
+        )
 
 
 def _ceremony(workspace: Workspace, version: int) -> Ceremony:

@@ -17,6 +17,7 @@ from longseal.archive.tombstones import tombstones
 from longseal.cli import main
 from longseal.errors import MalformedError, PermanentError, RefusedError, VerificationError
 from longseal.seal.ceremony import BUNDLE, STATEMENT, Ceremony
+from longseal.seal.organisation import signed_as
 from longseal.seal.published import predicate_type, published
 from longseal.seal.statement import Statement, Subject
 from longseal.settings import load
@@ -163,6 +164,26 @@ def test_an_earlier_policy_does_not_come_back_under_a_later_number(
     with pytest.raises(VerificationError, match="version"):
         prune.execute(installation.workspace(), digest, None)
     assert installation.registry().manifest(REPOSITORY, manifest) is not None
+
+
+def test_a_policy_that_somebody_claimed_is_not_signed_for_him(
+    planned: tuple[Installation, str, str],
+) -> None:
+    installation, _, digest = planned
+    workspace = installation.workspace()
+    document = workspace.kept(workspace.keep(approval_policy(RULE)))
+    until = json.loads(document)["validUntil"]
+    statement = Statement(
+        (Subject.of(document, "approval-policy.json"),),
+        predicate_type(workspace, "approval-policy"),
+        {"version": 1, "validUntil": until, **signed_as(workspace)},
+    )
+    Ceremony(workspace, "approvals/0001").claim(statement.format())
+    signed = sign_policy(workspace, approval_policy())
+    assert (signed["version"], signed["key_operations"]) == (2, 1)
+    assert not Ceremony(workspace, "approvals/0001").signed
+    with pytest.raises(RefusedError, match="no rule for"):
+        prune.execute(installation.workspace(), digest, None)
 
 
 def test_nobody_passes_for_a_policy(planned: tuple[Installation, str, str]) -> None:
